@@ -1,0 +1,1 @@
+"""HTTP with JSON on the control socket."""

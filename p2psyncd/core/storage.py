@@ -1,0 +1,219 @@
+"""What the engine and the sources may ask of a share's storage.
+
+The store room implements it on SQLite; tests may use the same on `:memory:`. All calls block and
+belong to one thread at a time: the replica, the one writer of its share, sees to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from p2psyncd.core.ids import ActorId, DeviceId
+from p2psyncd.core.item import Item
+from p2psyncd.core.knowledge import Knowledge
+from p2psyncd.core.version import Dot
+
+__all__ = ["Listed", "Pending", "ShareStorage", "Stored", "Totals"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An item and what the source noted about the thing on this device that it stands for."""
+
+    item: Item
+    state: bytes = b""
+    """The source's fingerprint of the applied thing (folder: inode, size, mtime, ctime); empty while
+    the version is known but not applied here (then it is pending), and for tombstones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A version that is known but not yet applied on this device."""
+
+    item: Item
+    base: Stored | None
+    """What is applied here instead, under the same key; None where there is nothing."""
+    failed: str = ""
+    """Why the last try failed, in words for the user; empty if none did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """What a scan needs to know of one item in a directory."""
+
+    key: bytes
+    kind: int
+    state: bytes
+    """Fingerprint of what is applied *now* (for a pending item: of its base); empty: nothing is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Counts of a share."""
+
+    items: int
+    """Live items."""
+    size: int
+    """Bytes of live files."""
+    pending_items: int
+    pending_size: int
+    conflicts: int
+    """Live items whose key names a conflict copy."""
+
+
+class ShareStorage(Protocol):
+    """Everything of one share that must survive a restart."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Make all writes inside the block one durable-or-nothing step; nests."""
+        ...
+
+    # Items
+    def get(self, key: bytes) -> Stored | None:
+        """Return the newest known version of an item, tombstones included."""
+        ...
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Stored]:
+        """Return what `get` returns, for the keys that exist."""
+        ...
+
+    def put(self, rows: Iterable[Stored]) -> None:
+        """Insert or replace items as *applied* (live with a state, or tombstones) and drop their pending rows.
+
+        Each gets a new arrival number; the trie follows.
+        """
+        ...
+
+    def put_pending(self, rows: Iterable[Pending]) -> None:
+        """Insert or replace items that are known but not applied; `base` says what is applied instead."""
+        ...
+
+    def set_state(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Note new states (key, state) of applied items whose version did not change."""
+        ...
+
+    def settle(self, rows: Iterable[tuple[bytes, Dot, bytes]]) -> None:
+        """Mark pending items (key, dot, state) as applied; rows whose dot is no longer the newest are left alone."""
+        ...
+
+    def fail(self, rows: Iterable[tuple[bytes, str]]) -> None:
+        """Note why applying pending items (key, reason) failed; an empty reason clears it."""
+        ...
+
+    def pending(self, *, limit: int, after: bytes = b"") -> list[Pending]:
+        """Return pending items in key order, with key > `after`."""
+        ...
+
+    def pending_of(self, keys: Sequence[bytes]) -> dict[bytes, Pending]:
+        """Return the pending rows of these keys."""
+        ...
+
+    def base_of_pending_digest(self, digest: bytes) -> list[Stored]:
+        """Return applied things with this digest that a pending version is about to replace or delete."""
+        ...
+
+    def with_digest(self, digest: bytes) -> list[Stored]:
+        """Return applied live files with this content digest (at most 16)."""
+        ...
+
+    def listing(self, directory: bytes) -> list[Listed]:
+        """Return the live or still applied children of a directory (b"" is the root), in no order."""
+        ...
+
+    def below(self, prefix: bytes) -> Iterator[Listed]:
+        """Yield every live or still applied item whose key is `prefix` or lies under `prefix + b"/"`."""
+        ...
+
+    def live_below(self, directory: bytes) -> bool:
+        """Return whether any live item lies under `directory + b"/"`."""
+        ...
+
+    def conflicts(self) -> list[Stored]:
+        """Return the live conflict copies, in key order."""
+        ...
+
+    def totals(self) -> Totals:
+        """Return the counts; cheap (kept up to date)."""
+        ...
+
+    # Delta log
+    def arrival(self) -> int:
+        """Return the highest arrival number so far."""
+        ...
+
+    def log_above(self, knowledge: Knowledge, *, up_to: int) -> Iterator[Item]:
+        """Yield items with dot.seq > knowledge[dot.actor] and arrival ≤ `up_to`, tombstones included.
+
+        Must tolerate writes between two items (the caller reads it in slices).
+        """
+        ...
+
+    def log_since(self, arrival: int, *, limit: int) -> tuple[list[Item], int]:
+        """Return items that arrived after `arrival`, oldest first, and the last one's arrival number."""
+        ...
+
+    # Knowledge and actors
+    def knowledge(self) -> dict[ActorId, int]:
+        """Return K."""
+        ...
+
+    def commit_knowledge(self, knowledge: Knowledge) -> None:
+        """Join `knowledge` into K."""
+        ...
+
+    def actor(self) -> ActorId:
+        """Return this replica's actor."""
+        ...
+
+    def next_seq(self, now_us: int, count: int = 1) -> int:
+        """Return the first of `count` fresh sequence numbers of this actor: max(last + 1, now); K follows."""
+        ...
+
+    def actor_devices(self) -> dict[ActorId, DeviceId]:
+        """Return which device each actor belongs to, as far as known."""
+        ...
+
+    def learn_actors(self, actors: Iterable[tuple[ActorId, DeviceId]]) -> None:
+        """Remember which device actors belong to."""
+        ...
+
+    # Merkle summary
+    def root(self) -> bytes:
+        """Return the 32-byte root of the live items."""
+        ...
+
+    def trie_children(self, prefix: bytes) -> list[tuple[bytes, int]] | None:
+        """Return (32-byte hash, count) of the 16 children of a node, or None if the node is a leaf.
+
+        Args:
+            prefix: One byte (0..15) for each nibble from the root; b"" is the root itself.
+        """
+        ...
+
+    def trie_entries(self, prefix: bytes) -> list[tuple[bytes, bytes, bytes, Dot]]:
+        """Return (key hash, entry hash, key, dot) of the live items below a node, in key-hash order."""
+        ...
+
+    def rebuilt_root(self) -> bytes:
+        """Return the root computed from the items alone: differs from `root` only after bit rot."""
+        ...
+
+    # Settings and content
+    def setting(self, name: str) -> bytes | None:
+        """Return a stored value of this share."""
+        ...
+
+    def set_setting(self, name: str, value: bytes) -> None:
+        """Store a value of this share."""
+        ...
+
+    def chunk_list(self, digest: bytes) -> bytes | None:
+        """Return the packed chunk list of a content, if known."""
+        ...
+
+    def put_chunk_list(self, digest: bytes, chunks: bytes) -> None:
+        """Remember the packed chunk list of a content."""
+        ...

@@ -1,0 +1,223 @@
+"""The tree of errors.
+
+The first paragraph of a class's docstring is what the user reads, so it says what to do next.
+`exit_code` is what the client exits with (INTERFACE: 0 done, 1 failed, 2 usage, 3 no daemon,
+4 timed out, 5 refused); `wire_code` names the error to a peer or to a client of the control API.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+__all__ = [
+    "AddressNotAllowed",
+    "BadRequest",
+    "CodeExpired",
+    "ConfigError",
+    "DaemonNotRunning",
+    "DeviceRefused",
+    "FolderMissing",
+    "HomeLocked",
+    "HomeUnusable",
+    "NestedShare",
+    "NoSuchDevice",
+    "NoSuchItem",
+    "NoSuchOffer",
+    "NoSuchShare",
+    "NotAFolder",
+    "P2psyncError",
+    "PairingError",
+    "PairingFailed",
+    "PathUnsafe",
+    "PortTaken",
+    "ProtocolTooOld",
+    "RemoteProtocolError",
+    "ShareExists",
+    "ShareHeld",
+    "StateCorrupt",
+    "TimedOut",
+    "WrongCode",
+]
+
+
+class P2psyncError(Exception):
+    """Something went wrong. Run `p2psync doctor` to find out what."""
+
+    exit_code = 1
+    wire_code = "error"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    @property
+    def message(self) -> str:
+        """What the user reads: the detail (which names the thing), then what to do next."""
+        advice = inspect.cleandoc(type(self).__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        return f"{self.detail}. {advice}" if self.detail else advice
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class BadRequest(P2psyncError):
+    """The request cannot be understood. See `p2psync --help`."""
+
+    exit_code = 2
+    wire_code = "bad_request"
+
+
+class ConfigError(P2psyncError):
+    """The configuration cannot be used. Mend the named key in config.toml; README.md lists them all."""
+
+    wire_code = "config"
+
+
+class DaemonNotRunning(P2psyncError):
+    """The daemon is not running. Start it with `p2psync up` or `systemctl --user start p2psyncd`."""
+
+    exit_code = 3
+    wire_code = "not_running"
+
+
+class TimedOut(P2psyncError):
+    """It did not finish in time. `p2psync status` shows what is missing."""
+
+    exit_code = 4
+    wire_code = "timeout"
+
+
+class HomeLocked(P2psyncError):
+    """Another daemon uses this home already. Stop it first, or give this one another `--home`."""
+
+    wire_code = "home_locked"
+
+
+class HomeUnusable(P2psyncError):
+    """The daemon cannot use its home folder. Make it writable for this user, or choose another `--home`."""
+
+    wire_code = "home_unusable"
+
+
+class PortTaken(P2psyncError):
+    """The port is taken. Stop the other program, or choose another port with `--listen HOST:PORT` (port 0: any)."""
+
+    wire_code = "port_taken"
+
+
+class AddressNotAllowed(P2psyncError):
+    """The address is outside the attached and private networks. Add it to `[network] allow` in config.toml if it is yours."""
+
+    exit_code = 5
+    wire_code = "address_not_allowed"
+
+
+class StateCorrupt(P2psyncError):
+    """The state database is damaged; your files are not touched. Move the named file away and start again: devices merge anew."""
+
+    wire_code = "state_corrupt"
+
+
+class FolderMissing(P2psyncError):
+    """There is no such folder or file. Check the path; `mkdir` it first if it should be new."""
+
+    wire_code = "folder_missing"
+
+
+class NotAFolder(P2psyncError):
+    """This can be neither a folder nor a database share. Give the path of a folder or of an SQLite file."""
+
+    wire_code = "not_a_folder"
+
+
+class NestedShare(P2psyncError):
+    """A share cannot lie inside another share. Choose a folder outside, or remove the other share first."""
+
+    wire_code = "nested_share"
+
+
+class ShareExists(P2psyncError):
+    """A share of this name exists already. Choose another name with `--name`."""
+
+    wire_code = "share_exists"
+
+
+class NoSuchShare(P2psyncError):
+    """There is no such share here. `p2psync share list` shows the shares."""
+
+    wire_code = "no_such_share"
+
+
+class NoSuchOffer(P2psyncError):
+    """No connected device offers such a share. `p2psync share offers` shows what is offered."""
+
+    wire_code = "no_such_offer"
+
+
+class NoSuchDevice(P2psyncError):
+    """No such device is paired. `p2psync device list` shows the devices."""
+
+    wire_code = "no_such_device"
+
+
+class NoSuchItem(P2psyncError):
+    """There is no such item or version. `p2psync history PATH` shows the versions kept."""
+
+    wire_code = "no_such_item"
+
+
+class ShareHeld(P2psyncError):
+    """The share is held so that nothing is lost. `p2psync status` says why; `p2psync share approve NAME` releases it."""
+
+    exit_code = 5
+    wire_code = "held"
+
+
+class PathUnsafe(P2psyncError):
+    """A path led out of the share and was refused. Look for a symlink that was put in place of a folder."""
+
+    wire_code = "path_unsafe"
+
+
+class PairingError(P2psyncError):
+    """The devices were not paired. Show a new code with `p2psync pair` and try again."""
+
+    exit_code = 5
+    wire_code = "pairing"
+
+
+class WrongCode(PairingError):
+    """The code does not match the one shown on the other device. Ask for a new one with `p2psync pair`."""
+
+    wire_code = "wrong_code"
+
+
+class CodeExpired(PairingError):
+    """The code is no longer valid. Show a new one with `p2psync pair`."""
+
+    wire_code = "code_expired"
+
+
+class PairingFailed(PairingError):
+    """The other device was not found or went away. Check that both are on one network, or give `--at HOST:PORT`."""
+
+    wire_code = "pairing_failed"
+
+
+class DeviceRefused(P2psyncError):
+    """The other device does not know this one (any more). Pair them again with `p2psync pair`."""
+
+    exit_code = 5
+    wire_code = "not_paired"
+
+
+class RemoteProtocolError(P2psyncError):
+    """The other device sent something that is not allowed. Both should run the same version of p2psyncd."""
+
+    wire_code = "protocol"
+
+
+class ProtocolTooOld(RemoteProtocolError):
+    """The devices speak no common version of the protocol. Upgrade p2psyncd on the named side."""
+
+    wire_code = "protocol_version"

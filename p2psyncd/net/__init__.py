@@ -1,0 +1,1 @@
+"""Identity, discovery, transport, pairing and content transfer between devices."""

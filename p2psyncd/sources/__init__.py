@@ -1,0 +1,1 @@
+"""Sources: what a share is made of (a folder, later a database), behind one interface."""

@@ -1,0 +1,1 @@
+"""A folder as a source: scan, watch, ignore, stage, replace, history."""

@@ -1,0 +1,224 @@
+"""What the engine may ask of a source, whatever it is made of.
+
+A source captures local changes as drafts, applies remote versions, and merges two concurrent
+versions of one item. It decides nothing about versions, knowledge or peers. Except for `watch`
+everything here blocks, and is called in a worker thread by the replica, the one writer of its share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import trio
+
+from p2psyncd.core.item import Draft, Item
+from p2psyncd.core.storage import Pending, Stored
+
+__all__ = [
+    "Applied",
+    "ContentReader",
+    "ContentWriter",
+    "Dirty",
+    "Failed",
+    "ItemError",
+    "Merged",
+    "Observation",
+    "Outcome",
+    "Side",
+    "Source",
+    "Surprised",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """A local change that a scan found."""
+
+    draft: Draft
+    """What is there now; kind TOMBSTONE: it is gone."""
+    state: bytes
+    """Fingerprint of what was read; empty for TOMBSTONE."""
+    base_state: bytes
+    """The fingerprint that the store listed before: the replica drops the observation if the store
+    says something else by the time it is recorded."""
+    changed_us: int
+    """When it changed, as far as the source can tell (ctime), microseconds since 1970; 0: unknown."""
+    chunks: bytes = b""
+    """Packed chunk list of the content (large files), else empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemError:
+    """Something that could not be read; what lies at and below it is unknown, not deleted."""
+
+    key: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dirty:
+    """Where local changes may be: hints for a scan."""
+
+    keys: frozenset[bytes] = frozenset()
+    """Items to look at (not below them)."""
+    subtrees: frozenset[bytes] = frozenset()
+    """Directories to scan with all that lies below; b"" is everything."""
+
+
+class Side(Enum):
+    """One of two concurrent versions."""
+
+    OURS = "ours"
+    THEIRS = "theirs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What becomes of two concurrent versions of one item: a pure function of the two."""
+
+    winner: Side
+    rewrite: Draft | None = None
+    """A new write, on top of both, by this device (an edit beats a delete; chmod joins an edit)."""
+    aside: Draft | None = None
+    """The loser under its conflict copy's key, to be written by whoever holds the loser's bytes;
+    None where nothing needs keeping (equal content, a delete, a mere change of metadata)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A pending version is in place; `state` is its fingerprint (empty for a tombstone)."""
+
+    key: bytes
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surprised:
+    """Something else than the base was found: a local edit. Nothing was changed; look at `key` again."""
+
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A pending version could not be applied; the reason is for the user."""
+
+    key: bytes
+    reason: str
+
+
+Outcome = Applied | Surprised | Failed
+
+
+class ContentReader(Protocol):
+    """Opened content of an applied item; reading checks that it is still that content's file."""
+
+    size: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes.
+
+        Raises:
+            OSError: The file is shorter now.
+        """
+        ...
+
+    def unchanged(self) -> bool:
+        """Return whether the file still has the fingerprint it was opened with."""
+        ...
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        ...
+
+
+class ContentWriter(Protocol):
+    """Content on its way into staging, under its digest."""
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write bytes at an offset."""
+        ...
+
+    def commit(self) -> None:
+        """Verify the whole content against its digest and size, and make it known as staged.
+
+        Raises:
+            RemoteProtocolError: The digest differs; the bytes are discarded.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Close and discard."""
+        ...
+
+
+class Source(Protocol):
+    """A folder, later a database."""
+
+    def check(self) -> None:
+        """Raise `ShareHeld` when the root is not what it was (marker gone, other file system, swapped)."""
+        ...
+
+    def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError]:
+        """Compare what is there with what the store lists and yield the differences.
+
+        Parents come before children; deletions come last. Dirs listed once each. Equal things are
+        not yielded. `Dirty(subtrees={b""})` is a full scan.
+        """
+        ...
+
+    async def watch(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
+        """Report where changes may be, until cancelled; started once watching really works.
+
+        `notify` is called in trio's thread. A lost event is reported as `Dirty(subtrees=…)`.
+        """
+        ...
+
+    def merge(self, ours: Item, theirs: Item) -> Merged:
+        """Decide about two concurrent versions of one key; pure, symmetric but for `Side`."""
+        ...
+
+    def is_conflict(self, key: bytes) -> bool:
+        """Return whether a key names a conflict copy; pure."""
+        ...
+
+    def aside_key(self, item: Item) -> bytes:
+        """Return the key under which the losing version `item` is kept: derived from its key, hlc and dot; pure."""
+        ...
+
+    def preserve(self, stored: Stored, key: bytes) -> bytes | None:
+        """Copy an applied thing's bytes to a new name, durably, and return the copy's fingerprint.
+
+        None: `stored` is no longer what is there (a local edit that was not captured yet).
+        """
+        ...
+
+    def stage_local(self, wanted: Sequence[Pending]) -> set[bytes]:
+        """Find content of pending versions on this device and return the keys that need no fetching.
+
+        Equal digest: staged already, unchanged content, a local copy, or a move.
+        """
+        ...
+
+    def writer(self, digest: bytes, size: int) -> ContentWriter:
+        """Begin staging a content that comes from a peer."""
+        ...
+
+    def put_content(self, digest: bytes, data: bytes) -> None:
+        """Stage a small content in one step; same errors as `ContentWriter.commit`."""
+        ...
+
+    def reader(self, stored: Stored) -> ContentReader | None:
+        """Open an applied item's content; None if it is no longer there as recorded."""
+        ...
+
+    def apply(self, batch: Sequence[Pending]) -> list[Outcome]:
+        """Put pending versions in place, each either wholly or not at all, durably when this returns.
+
+        The source orders them (directories first, deletes last). What is replaced or deleted goes
+        to history. Only keys that `stage_local` returned or whose content was staged may be passed.
+        """
+        ...

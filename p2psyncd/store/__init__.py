@@ -1,0 +1,1 @@
+"""SQLite storage of shares, devices and events."""
