@@ -31,13 +31,12 @@ __all__ = [
     "Mode",
     "Offer",
     "PairCode",
-    "PeerMissing",
     "PeerStatus",
     "Problem",
     "RemoveReport",
     "Restored",
-    "SharePeer",
     "ShareKind",
+    "SharePeer",
     "ShareReport",
     "ShareState",
     "ShareStatus",
@@ -203,14 +202,6 @@ class Offer(TypedDict):
     device: str
     items: int
     bytes: int
-
-
-class PeerMissing(TypedDict):
-    """What one peer of a share lacks, or why it cannot be said."""
-
-    share: str
-    device: str | None
-    missing: str
 
 
 class ShareReport(TypedDict):
