@@ -19,6 +19,8 @@ __all__ = [
     "FolderMissing",
     "HomeLocked",
     "HomeUnusable",
+    "IdentityDamaged",
+    "MistypedCode",
     "NestedShare",
     "NoSuchDevice",
     "NoSuchItem",
@@ -28,6 +30,7 @@ __all__ = [
     "P2psyncError",
     "PairingError",
     "PairingFailed",
+    "PairingIntercepted",
     "PathUnsafe",
     "PortTaken",
     "ProtocolTooOld",
@@ -110,6 +113,12 @@ class AddressNotAllowed(P2psyncError):
 
     exit_code = 5
     wire_code = "address_not_allowed"
+
+
+class IdentityDamaged(P2psyncError):
+    """The device's key cannot be read. Put a backup back; or move the named file away and pair again, as a new device."""
+
+    wire_code = "identity_damaged"
 
 
 class StateCorrupt(P2psyncError):
@@ -202,6 +211,18 @@ class PairingFailed(PairingError):
     """The other device was not found or went away. Check that both are on one network, or give `--at HOST:PORT`."""
 
     wire_code = "pairing_failed"
+
+
+class MistypedCode(PairingError):
+    """This is not the code as it was shown. Type it again; the code is still valid."""
+
+    wire_code = "mistyped_code"
+
+
+class PairingIntercepted(PairingError):
+    """Something on the network stood between the two devices, so nothing was paired. Connect them directly and try again."""
+
+    wire_code = "pairing_intercepted"
 
 
 class DeviceRefused(P2psyncError):
