@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Self
 
 from p2plab.network import Host
 from p2plab.waiting import eventually
@@ -25,7 +25,7 @@ BOOT = """
 set -e
 cd "$WORK"
 i=0
-for pair in $BIND; do mkdir -p "bind$i"; mount --bind "${pair%%%%=*}" "bind$i"; i=$((i + 1)); done
+for pair in $BIND; do mkdir -p "bind$i"; mount --bind "${pair%%=*}" "bind$i"; i=$((i + 1)); done
 cp -a /etc etc; mount --bind etc /etc
 for dir in /tmp /var/tmp; do mount -t tmpfs -o mode=1777 tmpfs "$dir"; done
 for dir in /run /home /var/lib /var/log; do mount -t tmpfs -o mode=755 tmpfs "$dir"; done
@@ -36,8 +36,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /run/systemd/system
 cp -r units/. /run/systemd/system/
 cd /
-exec %s --system --unit=lab.target --log-target=journal --show-status=no
-""" % SYSTEMD
+exec /lib/systemd/systemd --system --unit=lab.target --log-target=journal --show-status=no
+"""
 
 
 class Machine:
@@ -58,10 +58,23 @@ class Machine:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         self.log = (work / "boot.log").open("wb")
-        namespaces = ["--pid", "--fork", "--kill-child=KILL", "--mount", "--mount-proc", "--cgroup", "--uts", "--ipc"]
+        namespaces = [
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount",
+            "--mount-proc",
+            "--cgroup",
+            "--uts",
+            "--ipc",
+        ]
         self.outer = host.spawn(
             ["unshare", *namespaces, "sh", "-c", BOOT],
-            env={**os.environ, "WORK": str(work), "BIND": " ".join(f"{source}={target}" for source, target in binds.items())},
+            env={
+                **os.environ,
+                "WORK": str(work),
+                "BIND": " ".join(f"{source}={target}" for source, target in binds.items()),
+            },
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
@@ -90,27 +103,43 @@ class Machine:
         """Return the command line that runs `command` inside."""
         return ["nsenter", "--target", str(self.pid), "--all", "--wd=/", "--", *command]
 
-    def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        command: list[str],
+        *,
+        check: bool = False,
+        timeout_s: float = 120.0,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end, as root; output captured as text."""
-        settings: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "timeout": 120, **options}
-        return subprocess.run(self.argv(command), **settings)
+        return subprocess.run(
+            self.argv(command), check=check, timeout=timeout_s, env=env, cwd=cwd, capture_output=True, text=True
+        )
 
-    def run_as(self, user: str, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def run_as(self, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
         """Run a command inside as a user, with that user's runtime folder."""
         uid = self.run(["id", "-u", user]).stdout.strip()
         home = self.run(["sh", "-c", f"getent passwd {user} | cut -d: -f6"]).stdout.strip()
-        environment = [f"HOME={home}", f"USER={user}", f"XDG_RUNTIME_DIR=/run/user/{uid}", f"PATH={os.environ['PATH']}"]
+        environment = [
+            f"HOME={home}",
+            f"USER={user}",
+            f"XDG_RUNTIME_DIR=/run/user/{uid}",
+            f"PATH={os.environ['PATH']}",
+        ]
         drop = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
-        return self.run([*drop, "env", "-i", *environment, *command], **options)
+        return self.run([*drop, "env", "-i", *environment, *command])
 
     def journal(self, unit: str) -> str:
         """Return what a unit logged."""
         return self.run(["journalctl", "--no-pager", "--output=cat", "--unit", unit]).stdout
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -124,7 +153,11 @@ def why_no_machine() -> str | None:
     """Return why no systemd can be booted here and what to do about it; None where one can."""
     if os.geteuid() != 0:
         return "booting a systemd needs root"
-    missing = [package for path, package in ((SYSTEMD, "systemd"), ("/usr/bin/dbus-daemon", "dbus")) if not Path(path).exists()]
+    missing = [
+        package
+        for path, package in ((SYSTEMD, "systemd"), ("/usr/bin/dbus-daemon", "dbus"))
+        if not Path(path).exists()
+    ]
     if missing:
         return f"apt-get install {' '.join(missing)}"
     return None if shutil.which("systemd-analyze") else "apt-get install systemd"

@@ -16,7 +16,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from p2plab.waiting import eventually
 
@@ -67,7 +67,18 @@ class Namespace:
         user = ["--user", "--map-root-user"] if own_user else []
         # cat ends when our end of the pipe closes.
         self.holder = subprocess.Popen(
-            [*outside, "unshare", *user, "--net", "--mount", "--propagation", "private", "sh", "-c", "echo up; exec cat"],
+            [
+                *outside,
+                "unshare",
+                *user,
+                "--net",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                "echo up; exec cat",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -107,10 +118,19 @@ class Host:
         """Return the command line that runs `command` on this host."""
         return [*self.namespace.prefix(in_user_namespace=self.lab.own_user), *command]
 
-    def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        command: list[str],
+        *,
+        check: bool = False,
+        timeout_s: float = 120.0,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; its output is captured as text, failure is the caller's to judge."""
-        settings: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "timeout": 120, **options}
-        return subprocess.run(self.argv(command), **settings)
+        return subprocess.run(
+            self.argv(command), check=check, timeout=timeout_s, env=env, cwd=cwd, capture_output=True, text=True
+        )
 
     def spawn(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a command that ends with the lab at the latest, or with this process."""
@@ -165,10 +185,12 @@ class Lab:
             self.switch.close()
             raise
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def in_switch(self, command: list[str]) -> None:
@@ -190,7 +212,9 @@ class Lab:
         )
         self.in_switch(["ip", "link", "set", host.port, "master", "br0", "up"])
         host.run(["sh", "-ec", HOST_UP.format(ip4=host.ip, ip6=host.ip6)], check=True)
-        eventually(f"carrier on host {number}", lambda: "LOWER_UP" in host.run(["ip", "link", "show", "eth0"]).stdout)
+        eventually(
+            f"carrier on host {number}", lambda: "LOWER_UP" in host.run(["ip", "link", "show", "eth0"]).stdout
+        )
         return host
 
     def close(self) -> None:
@@ -208,7 +232,9 @@ def why_no_lab() -> str | None:
     if missing:
         return f"apt-get install {' '.join(missing)}"
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    tried = subprocess.run(["unshare", *user, "--net", "--mount", "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run(
+        ["unshare", *user, "--net", "--mount", "true"], capture_output=True, text=True, check=False
+    )
     if tried.returncode != 0:
         return f"network namespaces are not allowed here ({tried.stderr.strip()}); run as root"
     # A user namespace on a hardened kernel may be made and be worth nothing.
