@@ -114,7 +114,13 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end, as root; output captured as text."""
         return subprocess.run(
-            self.argv(command), check=check, timeout=timeout_s, env=env, cwd=cwd, capture_output=True, text=True
+            self.argv(command),
+            check=check,
+            timeout=timeout_s,
+            env=env,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
         )
 
     def run_as(self, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:

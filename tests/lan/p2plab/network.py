@@ -129,7 +129,13 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; its output is captured as text, failure is the caller's to judge."""
         return subprocess.run(
-            self.argv(command), check=check, timeout=timeout_s, env=env, cwd=cwd, capture_output=True, text=True
+            self.argv(command),
+            check=check,
+            timeout=timeout_s,
+            env=env,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
         )
 
     def spawn(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
