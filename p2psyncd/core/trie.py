@@ -204,8 +204,27 @@ def build(
 
 
 def root_of(entries: Iterable[bytes]) -> bytes:
-    """Return the root of a set of entries, computed afresh."""
-    return build(lambda prefix, branch: None, b"", sorted(entries))[0]
+    """Return the root of a set of entries, in any order, computed afresh.
+
+    They are held packed: 48 MB for a million, half of what as many objects would take.
+    """
+    buckets = [bytearray() for _ in range(256)]
+    for entry in entries:
+        buckets[entry[0]] += entry
+    return hash_of(buckets, b"")
+
+
+def hash_of(buckets: Sequence[bytearray], prefix: bytes) -> bytes:
+    """Return the hash of the node whose entries lie in these 256, 16 or 1 buckets (by first byte, high nibble)."""
+    if len(buckets) == 1 or sum(map(len, buckets)) <= LEAF_ENTRIES_MAX * ENTRY_BYTES:
+        packed = b"".join(buckets)
+        entries = sorted(packed[at : at + ENTRY_BYTES] for at in range(0, len(packed), ENTRY_BYTES))
+        return build(lambda prefix, branch: None, prefix, entries)[0]
+    step = len(buckets) // FANOUT
+    return branch_hash(
+        hash_of(buckets[nibble * step : (nibble + 1) * step], prefix + bytes([nibble]))
+        for nibble in range(FANOUT)
+    )
 
 
 def refresh(nodes: NodeStore, changed: Iterable[bytes]) -> None:

@@ -1,0 +1,230 @@
+"""One SQLite file: opening, checking and migrating it, transactions, and errors in the project's words."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from importlib import resources
+from pathlib import Path
+from threading import RLock
+from types import TracebackType
+from typing import Any
+
+import apsw
+
+from p2psyncd.errors import HomeUnusable, StateCorrupt, StateTooNew
+
+__all__ = ["MEMORY", "Database", "Row"]
+
+Row = tuple[Any, ...]
+
+MEMORY = ":memory:"
+BUSY_MS = 10_000
+# Pages that a checkpoint copies at once (4 KiB each): SQLite's 1,000 means an fsync for every 4 MB of a first sync.
+CHECKPOINT_PAGES = 4_000
+CACHE_KIB = 8_192
+# A check reads the file once, at about 500 MB/s; past this, opening would take too long, and what a
+# share counts when it is opened reads every item anyway.
+CHECKED_BYTES_MAX = 32 * 1024 * 1024
+
+
+class Translation:
+    """A context that raises the project's errors for SQLite's."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Translate an error, if there was one."""
+        match error:
+            case apsw.CorruptError() | apsw.NotADBError():
+                raise StateCorrupt(self.path) from error
+            case apsw.FullError():
+                raise OSError(errno.ENOSPC, "No space left for the state database", self.path) from error
+            case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
+                raise HomeUnusable(f"{self.path} cannot be opened for writing") from error
+            case _:
+                pass
+
+
+class Database:
+    """A connection to one file.
+
+    It belongs to one thread at a time; made with `shared`, several threads may call it at any time.
+    """
+
+    def __init__(
+        self, connection: apsw.Connection, path: str, *, shared: bool, borrowed: bool = False
+    ) -> None:
+        self.connection = connection
+        self.path = path
+        self.lock: AbstractContextManager[object] = RLock() if shared else nullcontext()
+        self.translated = Translation(path)
+        self.borrowed = borrowed
+        self.depth = 0
+        self.durable = False
+
+    @classmethod
+    def open(cls, path: Path | str, *, kind: str, shared: bool = False) -> Database:
+        """Open a file, making it if there is none, and bring it to the newest schema.
+
+        Args:
+            path: The file; ":memory:" for none.
+            kind: "share" or "device": whose migrations to run.
+            shared: Whether several threads will use it at a time.
+
+        Raises:
+            StateCorrupt: It is damaged, or something else than such a file.
+            StateTooNew: A newer version wrote it.
+            HomeUnusable: It can be neither opened nor made.
+        """
+        name = str(path)
+        if name != MEMORY and not Path(name).exists():
+            try:
+                # SQLite gives its -wal and -shm the same mode; there are secrets in it.
+                Path(name).touch(mode=0o600)
+            except OSError as error:
+                raise HomeUnusable(f"{name} cannot be made: {error.strerror}") from error
+        with Translation(name):
+            database = cls(connect(name), name, shared=shared)
+            try:
+                database.check()
+                database.migrate(kind)
+            except BaseException:
+                database.connection.close()
+                raise
+        return database
+
+    def check(self) -> None:
+        """Raise an apsw error or StateCorrupt if the file is damaged, as far as can be seen quickly."""
+        size = self.row("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        if size[0] <= CHECKED_BYTES_MAX and self.row("PRAGMA quick_check(1)") != ("ok",):
+            raise StateCorrupt(self.path)
+
+    def migrate(self, kind: str) -> None:
+        """Run the migrations that the file has not seen; each is one step, its number the file's user_version."""
+        scripts = sorted(
+            (entry for entry in (resources.files("p2psyncd.store") / "migrations" / kind).iterdir()),
+            key=lambda entry: entry.name,
+        )
+        self.run("PRAGMA journal_mode = WAL")
+        with self.transaction(durable=True):
+            version = self.row("PRAGMA user_version")[0]
+            if version > len(scripts):
+                raise StateTooNew(self.path)
+            if version == 0 and self.row("SELECT count(*) FROM sqlite_schema") != (0,):
+                raise StateCorrupt(f"{self.path} is another program's")
+            for script in scripts[version:]:
+                self.run(script.read_text("utf-8"))
+            self.run(f"PRAGMA user_version = {len(scripts)}")
+
+    def reader(self) -> Database:
+        """Return a connection of its own that sees what is committed and cannot write; for another thread.
+
+        In memory there is only one connection: then it is this one, for the same thread.
+        """
+        if self.path == MEMORY:
+            return Database(self.connection, self.path, shared=False, borrowed=True)
+        with self.translated:
+            connection = connect(self.path)
+            connection.execute("PRAGMA query_only = ON")
+        return Database(connection, self.path, shared=False)
+
+    def close(self) -> None:
+        """Close the connection; all is durable then."""
+        if not self.borrowed:
+            with self.lock, self.translated:
+                self.connection.close()
+
+    def rows(self, sql: str, bindings: Sequence[object] = ()) -> list[Row]:
+        """Return all rows of a query."""
+        with self.lock, self.translated:
+            return self.connection.execute(sql, bindings).fetchall()
+
+    def found(self, sql: str, bindings: Sequence[object] = ()) -> Row | None:
+        """Return the first row of a query, if there is one."""
+        with self.lock, self.translated, closing(self.connection.execute(sql, bindings)) as cursor:
+            return next(cursor, None)
+
+    def row(self, sql: str, bindings: Sequence[object] = ()) -> Row:
+        """Return the only row of a query that always has one."""
+        found = self.found(sql, bindings)
+        if found is None:
+            raise StateCorrupt(self.path)
+        return found
+
+    def run(self, sql: str, bindings: Sequence[object] = ()) -> None:
+        """Run statements."""
+        with self.lock, self.translated:
+            self.connection.execute(sql, bindings).fetchall()
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[object]]) -> list[Row]:
+        """Run a statement for each row; return what they return, one after another."""
+        with self.lock, self.translated:
+            return self.connection.executemany(sql, rows).fetchall()
+
+    @contextmanager
+    def transaction(self, *, durable: bool) -> Iterator[bool]:
+        """Make the block one step: all of it is written, or nothing if it raises. Nests.
+
+        Args:
+            durable: Wait until it is on the disk, so that not even a power cut undoes it. Counts
+                for the outermost block only.
+
+        Yields:
+            Whether this is the outermost block.
+        """
+        with self.lock:
+            outermost = self.depth == 0
+            with self.translated:
+                if outermost and durable != self.durable:
+                    self.connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                    self.durable = durable
+                self.connection.execute("BEGIN IMMEDIATE" if outermost else f"SAVEPOINT level{self.depth}")
+            self.depth += 1
+            try:
+                yield outermost
+                with self.translated:
+                    self.connection.execute("COMMIT" if outermost else f"RELEASE level{self.depth - 1}")
+            except BaseException:
+                self.undo(outermost=outermost)
+                raise
+            finally:
+                self.depth -= 1
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Make all reads in the block see one moment."""
+        if self.connection.in_transaction:
+            yield
+            return
+        self.run("BEGIN")
+        try:
+            yield
+        finally:
+            self.run("COMMIT")
+
+    def undo(self, *, outermost: bool) -> None:
+        """Roll the innermost block back."""
+        if not self.connection.in_transaction:
+            return  # SQLite has rolled back already, as it does when the disk is full.
+        level = f"level{self.depth - 1}"
+        with self.translated:
+            self.connection.execute("ROLLBACK" if outermost else f"ROLLBACK TO {level}; RELEASE {level}")
+
+
+def connect(path: str) -> apsw.Connection:
+    """Return a connection with this project's settings."""
+    connection = apsw.Connection(path)
+    connection.set_busy_timeout(BUSY_MS)
+    connection.execute(
+        f"PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
+        f"PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF"
+    )
+    return connection

@@ -1,0 +1,244 @@
+"""Reading a share's file: what the writer and a reader in another thread have in common."""
+
+# ruff: noqa: S608 - what is put into the SQL are constants of this package and question marks.
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+
+from p2psyncd.core.ids import ActorId, DeviceId
+from p2psyncd.core.item import Item
+from p2psyncd.core.knowledge import Knowledge
+from p2psyncd.core.merkle import Entry
+from p2psyncd.core.storage import Listed, Pending, Stored
+from p2psyncd.core.trie import (
+    ENTRY_BYTES,
+    KEY_HASH_BYTES,
+    bounds,
+    directory_hash,
+    entry_hash,
+    key_hash,
+    root_of,
+)
+from p2psyncd.core.version import Dot
+from p2psyncd.store.database import Database
+from p2psyncd.store.nodes import Nodes
+from p2psyncd.store.rows import BASE, ITEM, STORED, Actors, item_of, key_slices, pending_of, stored_of
+
+__all__ = ["ACTOR", "ShareReader"]
+
+SAME_DIGEST_MAX = 16
+# Of many equal files that are about to go any will do, but a move may have used some up.
+SAME_BASE_MAX = 256
+# Rows in one step of an iteration: a few milliseconds, a megabyte at most.
+PAGE = 1000
+LISTED = "SELECT key, iif(disk_kind, disk_kind, kind), disk_state FROM items"
+# The dot keeps what belongs to the file itself apart from the settings that others keep in it.
+ACTOR = ".actor"
+SLASH, ABOVE_SLASH = b"/", b"0"
+
+
+class ShareReader:
+    """A view of one share's file; see `core.storage.ShareStorage` for what each method promises."""
+
+    def __init__(self, database: Database, secret: bytes) -> None:
+        self.database = database
+        self.secret = secret
+        self.actors = Actors(database)
+        self.nodes = Nodes(database)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.database.close()
+
+    # Items
+    def get(self, key: bytes) -> Stored | None:
+        """Return the newest known version of an item, tombstones included."""
+        row = self.database.found(f"SELECT {STORED} FROM items i WHERE i.key = ?", (key,))
+        return None if row is None else stored_of(row, self.actors)
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Stored]:
+        """Return what `get` returns, for the keys that exist."""
+        return {
+            row[0]: stored_of(row, self.actors)
+            for marks, part in key_slices(keys)
+            for row in self.database.rows(f"SELECT {STORED} FROM items i WHERE i.key IN ({marks})", part)
+        }
+
+    def pending(self, *, limit: int, after: bytes = b"") -> list[Pending]:
+        """Return pending items in key order, with key > `after`."""
+        rows = self.database.rows(
+            f"SELECT {ITEM}, i.failed, {BASE} FROM items i LEFT JOIN bases b ON b.key = i.key"
+            " WHERE i.pending = 1 AND i.key > ? ORDER BY i.key LIMIT ?",
+            (after, limit),
+        )
+        return [pending_of(row, self.actors) for row in rows]
+
+    def pending_of(self, keys: Sequence[bytes]) -> dict[bytes, Pending]:
+        """Return the pending rows of these keys."""
+        return {
+            row[0]: pending_of(row, self.actors)
+            for marks, part in key_slices(keys)
+            for row in self.database.rows(
+                f"SELECT {ITEM}, i.failed, {BASE} FROM items i LEFT JOIN bases b ON b.key = i.key"
+                f" WHERE i.pending = 1 AND i.key IN ({marks})",
+                part,
+            )
+        }
+
+    def base_of_pending_digest(self, digest: bytes) -> list[Stored]:
+        """Return applied files with this digest that a pending version is about to replace or delete (at most 256)."""
+        rows = self.database.rows(
+            f"SELECT {BASE} FROM bases b JOIN items i ON i.key = b.key WHERE b.digest = ? AND b.kind = 1 LIMIT ?",
+            (digest, SAME_BASE_MAX),
+        )
+        return [stored_of(row, self.actors) for row in rows]
+
+    def with_digest(self, digest: bytes) -> list[Stored]:
+        """Return applied live files with this content digest (at most 16)."""
+        rows = self.database.rows(
+            f"SELECT {STORED} FROM items i WHERE i.digest = ? AND i.kind = 1 AND i.pending = 0 LIMIT ?",
+            (digest, SAME_DIGEST_MAX),
+        )
+        return [stored_of(row, self.actors) for row in rows]
+
+    def listing(self, directory: bytes) -> list[Listed]:
+        """Return the live or still applied children of a directory (b"" is the root), in no order.
+
+        A live item of which nothing is applied yet is there with an empty state.
+        """
+        low = directory_hash(self.secret, directory)
+        rows = self.database.rows(
+            f"{LISTED} WHERE mark >= ? AND mark < ?", (low, low + b"\xff" * ENTRY_BYTES)
+        )
+        inside = directory + SLASH if directory else b""
+        at = len(inside)
+        return [
+            Listed(key=key, kind=kind, state=state)
+            for key, kind, state in rows
+            if key.startswith(inside) and key.find(SLASH, at) < 0
+        ]
+
+    def below(self, prefix: bytes) -> Iterator[Listed]:
+        """Yield every live or still applied item whose key is `prefix` or lies under `prefix + b"/"`."""
+        if prefix:
+            rows = self.database.rows(f"{LISTED} WHERE key = ? AND mark IS NOT NULL", (prefix,))
+            yield from (Listed(key=key, kind=kind, state=state) for key, kind, state in rows)
+        condition, high = under(prefix)
+        after = prefix + SLASH if prefix else b""
+        while True:
+            rows = self.database.rows(
+                f"{LISTED} WHERE key > ? {condition} AND mark IS NOT NULL ORDER BY key LIMIT ?",
+                (after, *high, PAGE),
+            )
+            yield from (Listed(key=key, kind=kind, state=state) for key, kind, state in rows)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1][0]
+
+    def live_below(self, directory: bytes) -> bool:
+        """Return whether any live item lies under `directory + b"/"`."""
+        condition, high = under(directory)
+        after = directory + SLASH if directory else b""
+        found = self.database.found(
+            f"SELECT 1 FROM items WHERE key > ? {condition} AND kind <> 0 LIMIT 1", (after, *high)
+        )
+        return found is not None
+
+    def conflicts(self) -> list[Stored]:
+        """Return the live conflict copies, in key order."""
+        rows = self.database.rows(f"SELECT {STORED} FROM items i WHERE i.conflict = 1 ORDER BY i.key")
+        return [stored_of(row, self.actors) for row in rows]
+
+    # Delta log
+    def log_above(self, knowledge: Knowledge, *, up_to: int) -> Iterator[Item]:
+        """Yield items with dot.seq > knowledge[dot.actor] and arrival ≤ `up_to`, tombstones included."""
+        for ref, actor in self.database.rows("SELECT ref, actor FROM actors"):
+            seq, arrived = knowledge.get(actor, -1), up_to
+            while True:
+                rows = self.database.rows(
+                    f"SELECT {ITEM}, i.arrived FROM items i WHERE i.actor = ? AND (i.seq, i.arrived) > (?, ?)"
+                    " AND i.arrived <= ? ORDER BY i.seq, i.arrived LIMIT ?",
+                    (ref, seq, arrived, up_to, PAGE),
+                )
+                for row in rows:
+                    yield item_of(row, self.actors)
+                if len(rows) < PAGE:
+                    break
+                seq, arrived = rows[-1][6], rows[-1][9]
+
+    def log_since(self, arrival: int, *, limit: int) -> tuple[list[Item], int]:
+        """Return items that arrived after `arrival`, oldest first, and the last one's arrival number."""
+        rows = self.database.rows(
+            f"SELECT {ITEM}, i.arrived FROM items i WHERE i.arrived > ? ORDER BY i.arrived LIMIT ?",
+            (arrival, limit),
+        )
+        return [item_of(row, self.actors) for row in rows], rows[-1][9] if rows else arrival
+
+    # Knowledge and actors
+    def actor(self) -> ActorId:
+        """Return this replica's actor."""
+        return ActorId(self.database.row("SELECT value FROM settings WHERE name = ?", (ACTOR,))[0])
+
+    def knowledge(self) -> dict[ActorId, int]:
+        """Return K."""
+        return {self.actors[ref]: seq for ref, seq in self.database.rows("SELECT actor, seq FROM knowledge")}
+
+    def actor_devices(self) -> dict[ActorId, DeviceId]:
+        """Return which device each actor belongs to, as far as known."""
+        return dict(self.database.rows("SELECT actor, device FROM actors WHERE device IS NOT NULL"))
+
+    # Merkle summary
+    def root(self) -> bytes:
+        """Return the 32-byte root of the live items."""
+        return self.nodes.root()
+
+    def trie_children(self, prefix: bytes) -> list[tuple[bytes, int]] | None:
+        """Return (32-byte hash, count) of the 16 children of a node, or None if the node is a leaf."""
+        branch = self.nodes.branch(prefix)
+        return None if branch is None else list(zip(branch.hashes, branch.counts, strict=True))
+
+    def trie_entries(self, prefix: bytes) -> list[Entry]:
+        """Return (key hash, entry hash, key, dot) of the live items below a node, in key-hash order."""
+        rows = self.database.rows(
+            "SELECT mark, key, actor, seq FROM items WHERE mark >= ? AND mark < ? AND length(mark) = ? ORDER BY mark",
+            (*bounds(prefix), ENTRY_BYTES),
+        )
+        return [
+            (mark[:KEY_HASH_BYTES], mark[KEY_HASH_BYTES:], key, Dot(self.actors[actor], seq))
+            for mark, key, actor, seq in rows
+        ]
+
+    def rebuilt_root(self) -> bytes:
+        """Return the root computed from the items alone: differs from `root` only after bit rot."""
+        with self.snapshot():
+            return root_of(
+                key_hash(self.secret, item.key) + entry_hash(item) for item in self.all_items() if item.live
+            )
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Make all reads inside the block see one moment; do not write in it."""
+        return self.database.snapshot()
+
+    def all_items(self) -> Iterator[Item]:
+        """Yield every item in order of arrival."""
+        items, arrival = self.log_since(0, limit=PAGE)
+        while items:
+            yield from items
+            items, arrival = self.log_since(arrival, limit=PAGE)
+
+    # Settings and content
+    def setting(self, name: str) -> bytes | None:
+        """Return a stored value of this share."""
+        row = self.database.found("SELECT value FROM settings WHERE name = ?", (name,))
+        return None if row is None else row[0]
+
+    def chunk_list(self, digest: bytes) -> bytes | None:
+        """Return the packed chunk list of a content, if known."""
+        row = self.database.found("SELECT list FROM chunks WHERE digest = ?", (digest,))
+        return None if row is None else row[0]
+
+
+def under(directory: bytes) -> tuple[str, tuple[bytes, ...]]:
+    """Return the condition that keeps a scan of keys inside a directory, and its bindings."""
+    return ("AND key < ?", (directory + ABOVE_SLASH,)) if directory else ("", ())

@@ -1,0 +1,353 @@
+"""A share's storage: the one writer of its file. See `core.storage.ShareStorage` for the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from blake3 import blake3
+
+from p2psyncd.core.ids import ActorId, DeviceId, ShareId
+from p2psyncd.core.item import Item
+from p2psyncd.core.knowledge import Knowledge
+from p2psyncd.core.merkle import Entry
+from p2psyncd.core.storage import Pending, Stored, Totals
+from p2psyncd.core.trie import entry_hash, key_hash, refresh
+from p2psyncd.core.version import Dot
+from p2psyncd.errors import StateCorrupt
+from p2psyncd.store.counts import COUNTS, Counts
+from p2psyncd.store.database import Database
+from p2psyncd.store.reading import ACTOR, ShareReader
+from p2psyncd.store.rows import Refs, key_slices
+
+__all__ = ["ShareStore"]
+
+CHUNK_LISTS_MAX = 2000
+SHARE, SECRET = ".share", ".secret"
+
+INSERT = (
+    "INSERT OR REPLACE INTO items (arrived, key, mark, kind, digest, size, meta, actor, seq, hlc, vector,"
+    " pending, disk_kind, disk_state, received_us, conflict, failed) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+
+
+class ShareStore(ShareReader):
+    """Everything of one share that must survive a restart, in one SQLite file.
+
+    It belongs to one thread at a time; `reader` gives another thread a view of its own.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        secret: bytes,
+        *,
+        is_conflict: Callable[[bytes], bool],
+        received_us: Callable[[], int],
+    ) -> None:
+        super().__init__(database, secret)
+        self.is_conflict = is_conflict
+        self.received_us = received_us
+        self.refs = Refs(database)
+        # Key hashes whose part of the trie is not refreshed yet, and all that this transaction touched.
+        self.dirty: set[bytes] = set()
+        self.touched: set[bytes] = set()
+        # Reading every item once also finds most of what a damaged disk can do to the file.
+        self.counts = Counts.of(database.row(COUNTS))
+        self.last_arrival: int = database.row("SELECT coalesce(max(arrived), 0) FROM items")[0]
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        share_id: ShareId,
+        secret: bytes,
+        mint_actor: Callable[[], ActorId],
+        is_conflict: Callable[[bytes], bool],
+        received_us: Callable[[], int],
+    ) -> ShareStore:
+        """Open a share's file, making it if there is none.
+
+        Args:
+            path: The file; ":memory:" for a test.
+            share_id: The share; another share's file is refused.
+            secret: Keys the trie's key hashes, 32 bytes, the same on all devices of the share.
+            mint_actor: Gives a new actor (8 random bytes) where the file has none.
+            is_conflict: Whether a key names a conflict copy; pure.
+            received_us: The wall clock, microseconds since 1970.
+
+        Raises:
+            StateCorrupt: The file is damaged or another share's; it is named.
+            StateTooNew: A newer version wrote it.
+            HomeUnusable: The file can be neither opened nor made.
+        """
+        database = Database.open(path, kind="share")
+        try:
+            store = cls(database, secret, is_conflict=is_conflict, received_us=received_us)
+            store.identify(share_id, mint_actor)
+        except BaseException:
+            database.close()
+            raise
+        return store
+
+    def identify(self, share_id: ShareId, mint_actor: Callable[[], ActorId]) -> None:
+        """Write whose file this is, or raise StateCorrupt if it is another's."""
+        expected = {SHARE: bytes(share_id), SECRET: blake3(self.secret).digest()}
+        with self.transaction():
+            for name, value in expected.items():
+                if (found := self.setting(name)) is None:
+                    self.set_setting(name, value)
+                elif found != value:
+                    raise StateCorrupt(f"{self.database.path} belongs to another share")
+            if self.setting(ACTOR) is None:
+                self.renew_actor(mint_actor())
+
+    def reader(self) -> ShareReader:
+        """Return a view for another thread: it sees what is committed, and is closed on its own."""
+        return ShareReader(self.database.reader(), self.secret)
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[None]:
+        """Make all writes inside the block one step: written as a whole or not at all; nests.
+
+        Args:
+            durable: Do not return before it is on the disk. Without it a power cut may undo the
+                last transactions, never a part of one. Counts for the outermost block only.
+        """
+        counts, last_arrival = self.counts, self.last_arrival
+        try:
+            with self.database.transaction(durable=durable) as outermost:
+                yield
+                if outermost:
+                    self.refresh_trie()
+        except BaseException:
+            self.counts, self.last_arrival = counts, last_arrival
+            self.refs.reload()
+            self.actors.clear()
+            self.nodes.unwritten = []
+            # A refresh inside the block is undone too; what an outer block wrote is still to be done.
+            self.dirty = set(self.touched) if self.database.depth else set()
+            raise
+        finally:
+            if not self.database.depth:
+                self.touched = set()
+
+    def refresh_trie(self) -> None:
+        """Bring the trie up to date with the items."""
+        if self.dirty:
+            refresh(self.nodes, self.dirty)
+            self.nodes.flush()
+            self.dirty = set()
+
+    # Items
+    def put(self, rows: Iterable[Stored]) -> None:
+        """Insert or replace items as *applied* (live with a state, or tombstones) and drop their pending rows."""
+        newest = {stored.item.key: stored for stored in rows}
+        with self.transaction():
+            self.insert(
+                newest, ((stored.item, 0, stored.item.kind, stored.state, "") for stored in newest.values())
+            )
+
+    def put_pending(self, rows: Iterable[Pending]) -> None:
+        """Insert or replace items that are known but not applied; `base` says what is applied instead."""
+        newest = {row.item.key: row for row in rows}
+        with self.transaction():
+            self.insert(
+                newest,
+                (
+                    (row.item, 1, row.base.item.kind, row.base.state, row.failed)
+                    if row.base
+                    else (row.item, 1, 0, b"", row.failed)
+                    for row in newest.values()
+                ),
+            )
+            self.database.run_many(
+                "INSERT INTO bases (key, kind, digest, size, meta, actor, seq, hlc, vector) VALUES (?,?,?,?,?,?,?,?,?)",
+                [self.base_columns(key, row.base.item) for key, row in newest.items() if row.base],
+            )
+
+    def base_columns(self, key: bytes, item: Item) -> tuple[object, ...]:
+        """Return a row of the table `bases`."""
+        dot = item.dot
+        return (
+            key,
+            item.kind,
+            item.digest,
+            item.size,
+            item.meta,
+            self.refs[dot.actor],
+            dot.seq,
+            item.hlc,
+            item.vector,
+        )
+
+    def insert(self, keys: Iterable[bytes], rows: Iterable[tuple[Item, int, int, bytes, str]]) -> None:
+        """Write rows of the table `items`: (item, pending, kind on disk, state on disk, why it failed)."""
+        keys = list(keys)
+        minus = self.counted(keys) if self.counts.rows else Counts()
+        if minus.pending_items:
+            self.database.run_many("DELETE FROM bases WHERE key = ?", [(key,) for key in keys])
+        before = self.last_arrival
+        self.database.run_many(INSERT, self.columns(rows))
+        plus = Counts.of(self.database.row(f"{COUNTS} WHERE arrived > ?", (before,)))
+        self.counts = self.counts.changed(plus=plus, minus=minus)
+
+    def columns(self, rows: Iterable[tuple[Item, int, int, bytes, str]]) -> list[tuple[object, ...]]:
+        """Return rows as `INSERT` takes them, and note what they touch. Some 5 µs a row, so it does all in one go."""
+        secret, refs, is_conflict = self.secret, self.refs, self.is_conflict
+        received_us, arrived = self.received_us(), self.last_arrival
+        found: list[tuple[object, ...]] = []
+        hashes: list[bytes] = []
+        for item, pending, disk_kind, disk_state, failed in rows:
+            key, kind, (actor, seq) = item.key, item.kind, item.dot
+            arrived += 1
+            place = key_hash(secret, key)
+            hashes.append(place)
+            found.append(
+                (
+                    arrived,
+                    key,
+                    place + entry_hash(item) if kind else place if disk_kind else None,
+                    kind,
+                    item.digest,
+                    item.size,
+                    item.meta,
+                    refs[actor],
+                    seq,
+                    item.hlc,
+                    item.vector,
+                    pending,
+                    disk_kind,
+                    disk_state,
+                    received_us,
+                    1 if kind and is_conflict(key) else 0,
+                    failed,
+                )
+            )
+        self.last_arrival = arrived
+        self.dirty.update(hashes)
+        self.touched.update(hashes)
+        return found
+
+    def counted(self, keys: list[bytes]) -> Counts:
+        """Return the counts of the rows with these keys."""
+        counts = Counts()
+        for marks, part in key_slices(keys):
+            found = Counts.of(self.database.row(f"{COUNTS} WHERE key IN ({marks})", part))
+            counts = counts.changed(plus=found, minus=Counts())
+        return counts
+
+    def set_state(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Note new states (key, state) of what is applied and whose version did not change."""
+        with self.transaction():
+            self.database.run_many(
+                "UPDATE items SET disk_state = ? WHERE key = ? AND disk_kind <> 0",
+                [(state, key) for key, state in rows],
+            )
+
+    def settle(self, rows: Iterable[tuple[bytes, Dot, bytes]]) -> None:
+        """Mark pending items (key, dot, state) as applied; rows whose dot is no longer the newest are left alone."""
+        get = self.refs.get
+        values = [(state, key, get(dot.actor, 0), dot.seq) for key, dot, state in rows]
+        with self.transaction():
+            settled = self.database.run_many(
+                "UPDATE items SET pending = 0, disk_kind = kind, disk_state = iif(kind, ?, x''), failed = ''"
+                " WHERE key = ? AND actor = ? AND seq = ? AND pending = 1 RETURNING key, kind, size",
+                values,
+            )
+            size = sum(size for _, kind, size in settled if kind == 1)
+            self.counts = self.counts.changed(
+                plus=Counts(), minus=Counts(pending_items=len(settled), pending_size=size)
+            )
+            gone = [(key,) for key, kind, _ in settled if not kind]
+            self.database.run_many("UPDATE items SET mark = NULL WHERE key = ?", gone)
+            if self.database.found("SELECT 1 FROM bases LIMIT 1"):
+                self.database.run_many("DELETE FROM bases WHERE key = ?", [(key,) for key, _, _ in settled])
+
+    def fail(self, rows: Iterable[tuple[bytes, str]]) -> None:
+        """Note why applying pending items (key, reason) failed; an empty reason clears it."""
+        with self.transaction():
+            self.database.run_many(
+                "UPDATE items SET failed = ? WHERE key = ? AND pending = 1",
+                [(reason, key) for key, reason in rows],
+            )
+
+    def totals(self) -> Totals:
+        """Return the counts; cheap (kept up to date)."""
+        _, items, size, pending_items, pending_size, conflicts = self.counts
+        return Totals(
+            items=items,
+            size=size,
+            pending_items=pending_items,
+            pending_size=pending_size,
+            conflicts=conflicts,
+        )
+
+    def arrival(self) -> int:
+        """Return the highest arrival number so far."""
+        return self.last_arrival
+
+    # Knowledge and actors
+    def commit_knowledge(self, knowledge: Knowledge) -> None:
+        """Join `knowledge` into K."""
+        with self.transaction():
+            self.database.run_many(
+                "INSERT INTO knowledge (actor, seq) VALUES (?, ?)"
+                " ON CONFLICT (actor) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > seq",
+                [(self.refs[actor], seq) for actor, seq in knowledge.items()],
+            )
+
+    def renew_actor(self, actor: ActorId) -> None:
+        """Go on as another actor, as after a restore or a clone."""
+        self.set_setting(ACTOR, actor)
+
+    def next_seq(self, now_us: int, count: int = 1) -> int:
+        """Return the first of `count` fresh sequence numbers of this actor: max(last + 1, now); K follows."""
+        with self.transaction():
+            ref = self.refs[self.actor()]
+            row = self.database.found("SELECT seq FROM knowledge WHERE actor = ?", (ref,))
+            first = now_us if row is None else max(row[0] + 1, now_us)
+            self.database.run(
+                "INSERT OR REPLACE INTO knowledge (actor, seq) VALUES (?, ?)", (ref, first + count - 1)
+            )
+        return first
+
+    def learn_actors(self, actors: Iterable[tuple[ActorId, DeviceId]]) -> None:
+        """Remember which device actors belong to."""
+        with self.transaction():
+            self.database.run_many(
+                "UPDATE actors SET device = ? WHERE ref = ?",
+                [(device, self.refs[actor]) for actor, device in actors],
+            )
+
+    # Merkle summary: inside a transaction the trie has first to catch up.
+    def root(self) -> bytes:
+        """Return the 32-byte root of the live items."""
+        self.refresh_trie()
+        return super().root()
+
+    def trie_children(self, prefix: bytes) -> list[tuple[bytes, int]] | None:
+        """Return (32-byte hash, count) of the 16 children of a node, or None if the node is a leaf."""
+        self.refresh_trie()
+        return super().trie_children(prefix)
+
+    def trie_entries(self, prefix: bytes) -> list[Entry]:
+        """Return (key hash, entry hash, key, dot) of the live items below a node, in key-hash order."""
+        self.refresh_trie()
+        return super().trie_entries(prefix)
+
+    # Settings and content
+    def set_setting(self, name: str, value: bytes) -> None:
+        """Store a value of this share."""
+        self.database.run("INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)", (name, value))
+
+    def put_chunk_list(self, digest: bytes, chunks: bytes) -> None:
+        """Remember the packed chunk list of a content; the newest 2,000 or so are kept."""
+        with self.transaction():
+            self.database.run("DELETE FROM chunks WHERE digest = ?", (digest,))
+            self.database.run("INSERT INTO chunks (digest, list) VALUES (?, ?)", (digest, chunks))
+            self.database.run(
+                "DELETE FROM chunks WHERE noted <= (SELECT max(noted) FROM chunks) - ?", (CHUNK_LISTS_MAX,)
+            )
