@@ -15,6 +15,7 @@ __all__ = [
     "CodeExpired",
     "ConfigError",
     "DaemonNotRunning",
+    "DatabasesUnsupported",
     "DeviceRefused",
     "FolderMissing",
     "HomeLocked",
@@ -38,6 +39,7 @@ __all__ = [
     "ShareExists",
     "ShareHeld",
     "StateCorrupt",
+    "StateTooNew",
     "TimedOut",
     "WrongCode",
 ]
@@ -127,6 +129,12 @@ class StateCorrupt(P2psyncError):
     wire_code = "state_corrupt"
 
 
+class StateTooNew(P2psyncError):
+    """A newer p2psyncd wrote this state database; nothing was changed. Upgrade p2psyncd on this device."""
+
+    wire_code = "state_too_new"
+
+
 class FolderMissing(P2psyncError):
     """There is no such folder or file. Check the path; `mkdir` it first if it should be new."""
 
@@ -137,6 +145,12 @@ class NotAFolder(P2psyncError):
     """This can be neither a folder nor a database share. Give the path of a folder or of an SQLite file."""
 
     wire_code = "not_a_folder"
+
+
+class DatabasesUnsupported(P2psyncError):
+    """This version keeps folders equal, not databases yet. Share the folder that holds the file only while no program writes to it."""
+
+    wire_code = "unsupported"
 
 
 class NestedShare(P2psyncError):
