@@ -1,7 +1,7 @@
 """A real systemd, booted on a host of the lab in namespaces of its own. Needs root.
 
 /tmp, /var/tmp, /var/log and /run are fresh inside (at boot systemd-tmpfiles empties them: it must not be the real ones),
-and so are /home and /var/lib; /etc is a copy; control groups are a hierarchy of its own. Folders that are
+and so are /home, /opt and /var/lib; /etc is a copy; control groups are a hierarchy of its own. Folders that are
 named are bound to a path inside.
 """
 
@@ -28,7 +28,7 @@ i=0
 for pair in $BIND; do mkdir -p "bind$i"; mount --bind "${pair%%=*}" "bind$i"; i=$((i + 1)); done
 cp -a /etc etc; mount --bind etc /etc
 for dir in /tmp /var/tmp; do mount -t tmpfs -o mode=1777 tmpfs "$dir"; done
-for dir in /run /home /var/lib /var/log; do mount -t tmpfs -o mode=755 tmpfs "$dir"; done
+for dir in /run /home /opt /var/lib /var/log; do mount -t tmpfs -o mode=755 tmpfs "$dir"; done
 i=0
 for pair in $BIND; do mkdir -p "${pair#*=}"; mount --bind "bind$i" "${pair#*=}"; i=$((i + 1)); done
 umount -R /sys/fs/cgroup 2>/dev/null || true
