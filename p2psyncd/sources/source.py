@@ -138,7 +138,7 @@ class ContentReader(Protocol):
 class ContentWriter(Protocol):
     """Content on its way into staging, under its digest."""
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes at an offset."""
         ...
 

@@ -1,0 +1,207 @@
+"""Brings pending versions into place: what this device has itself at once, the rest from its peers.
+
+Fetching and applying overlap: while one batch is being renamed into place the next is on its way.
+Each content is asked of one peer at a time; a peer that has not got it is not asked for it again
+until it says that it got further.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from p2psyncd.core.ids import DeviceId
+from p2psyncd.core.storage import Pending
+from p2psyncd.daemon.replica import Phase, Replica
+from p2psyncd.daemon.signal import Signal, first_of
+from p2psyncd.errors import ShareHeld
+
+__all__ = ["Applier", "Wanted"]
+
+log = logging.getLogger(__name__)
+
+PAGE_ITEMS = 2000
+# A batch for one peer: enough to fill the link, little enough to be applied while the next one comes.
+BATCH_ITEMS = 1000
+BATCH_BYTES = 32 * 1024 * 1024
+# What failed (disk full, no permission) is tried again after this long, or when anything changes there.
+RETRY_S = 10.0
+
+
+@dataclass(slots=True)
+class Wanted:
+    """A content that is needed and not on this device."""
+
+    digest: bytes
+    size: int
+    pending: list[Pending] = field(default_factory=list)
+    asked: set[DeviceId] = field(default_factory=set)
+    """Peers that had not got it."""
+    with_peer: DeviceId | None = None
+
+
+class Applier:
+    """The task that applies one share's pending versions."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.wanted: dict[bytes, Wanted] = {}
+        self.work = Signal()
+        """Fires when something new is wanted from peers."""
+        self.came: list[Pending] = []
+        """Pending versions whose content has come."""
+        self.poke = trio.Event()
+        self.blocked: set[bytes] = set()
+        """Keys that could not be applied; tried again after a while."""
+        self.failures: dict[bytes, str] = {}
+        """Why, by key."""
+        self.received_items = 0
+        self.received_bytes = 0
+
+    # What the fetchers call
+
+    def take_batch(self, peer: DeviceId, *, large: int) -> list[Wanted]:
+        """Return contents for a peer to send, and mark them as asked of it.
+
+        Args:
+            peer: Who will be asked.
+            large: Contents above this many bytes come one at a time.
+        """
+        batch: list[Wanted] = []
+        size = 0
+        for wanted in self.wanted.values():
+            if wanted.with_peer is not None or peer in wanted.asked:
+                continue
+            if wanted.size > large:
+                if not batch:
+                    wanted.with_peer = peer
+                    return [wanted]
+                continue
+            batch.append(wanted)
+            wanted.with_peer = peer
+            size += wanted.size
+            if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
+                break
+        return batch
+
+    def arrived(self, digests: Sequence[bytes]) -> None:
+        """Note contents that are staged now."""
+        for digest in digests:
+            wanted = self.wanted.pop(digest, None)
+            if wanted is not None:
+                self.came += wanted.pending
+                self.received_items += 1
+                self.received_bytes += wanted.size
+        if digests:
+            self.poke.set()
+
+    def missing(self, peer: DeviceId, digests: Sequence[bytes]) -> None:
+        """Note contents that a peer has not got."""
+        for digest in digests:
+            wanted = self.wanted.get(digest)
+            if wanted is not None:
+                wanted.asked.add(peer)
+                wanted.with_peer = None
+        self.work.fire()
+
+    def release(self, peer: DeviceId) -> None:
+        """Give back what was asked of a peer that went away."""
+        for wanted in self.wanted.values():
+            if wanted.with_peer == peer:
+                wanted.with_peer = None
+        self.work.fire()
+
+    def progressed(self, peer: DeviceId) -> None:
+        """Note that a peer got further: it may have now what it had not."""
+        again = False
+        for wanted in self.wanted.values():
+            if peer in wanted.asked:
+                wanted.asked.discard(peer)
+                again = True
+        if again:
+            self.work.fire()
+
+    # The task
+
+    async def run(self) -> None:
+        """Apply, for ever."""
+        survey = True
+        while True:
+            changed = self.replica.signal.event
+            self.poke = trio.Event()
+            moved = False
+            if self.replica.phase in {Phase.READY, Phase.SCANNING}:
+                try:
+                    moved = await self.round(survey=survey)
+                    survey = False
+                except ShareHeld as held:
+                    self.replica.enter(Phase.HELD, held.detail or held.message)
+            else:
+                survey = True
+            if not moved and not await self.wait(changed):
+                survey = True
+
+    async def wait(self, changed: trio.Event) -> bool:
+        """Wait until there may be something to do; return False when it is time to try again what failed."""
+        with trio.move_on_after(RETRY_S if self.blocked else float("inf")) as scope:
+            await first_of([changed, self.poke])
+        return not scope.cancelled_caught
+
+    async def round(self, *, survey: bool) -> bool:
+        """Work on what is new; return whether there may be more already.
+
+        Args:
+            survey: Whether to go through all that is pending: at the start, and when failures are due again.
+        """
+        fresh = await self.replica.take_fresh()
+        if survey:
+            self.blocked.clear()
+            after = b""
+            while page := await self.replica.pending(limit=PAGE_ITEMS, after=after):
+                after = page[-1].item.key
+                await self.work_on(page)
+        elif fresh:
+            for at in range(0, len(fresh), PAGE_ITEMS):
+                await self.work_on(fresh[at : at + PAGE_ITEMS])
+        came, self.came = self.came, []
+        if came:
+            await self.apply(came)
+        if not self.replica.totals.pending_items:
+            self.wanted.clear()
+        return bool(fresh or came)
+
+    async def work_on(self, page: list[Pending]) -> None:
+        """Apply what can be applied of a page, and note the contents that it lacks."""
+        source = self.replica.source
+        local = await self.replica.executor.run(lambda: source.stage_local(page))
+        ready = [p for p in page if p.item.key in local]
+        news = False
+        for pending in page:
+            if pending.item.key in local or not pending.item.live:
+                continue
+            digest = pending.item.digest
+            if digest not in self.wanted:
+                self.wanted[digest] = Wanted(digest, pending.item.size)
+                news = True
+            self.wanted[digest].pending.append(pending)
+        if news:
+            self.work.fire()
+        if ready:
+            await self.apply(ready)
+
+    async def apply(self, ready: list[Pending]) -> None:
+        """Put versions in place, and remember which of them failed."""
+        unsettled, failures = await self.replica.apply(ready)
+        for pending in ready:
+            self.failures.pop(pending.item.key, None)
+        self.blocked.update(unsettled)
+        self.failures.update(failures)
+
+    @property
+    def active(self) -> bool:
+        """Whether something is being fetched or applied, or could be at once."""
+        waiting = sum(len(wanted.pending) for wanted in self.wanted.values() if wanted.with_peer is None)
+        return self.replica.totals.pending_items > waiting + len(self.blocked)

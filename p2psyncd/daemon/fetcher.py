@@ -1,0 +1,167 @@
+"""Fetches what this device's shares want from one peer, and serves what the peer wants from us."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import trio
+
+from p2psyncd.core.ids import DeviceId, ShareId
+from p2psyncd.daemon.applier import Applier, Wanted
+from p2psyncd.daemon.signal import first_of
+from p2psyncd.daemon.transfer import Held, Provider, fetch_large, fetch_small
+from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.net.content import ContentClient, serve_waiting
+from p2psyncd.wire.content import BLOB_BYTES_MAX
+
+__all__ = ["Fetcher", "serve"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Content threads of all peers together: they wait for the network most of the time.
+CONTENT_THREADS = trio.CapacityLimiter(32)
+RETRY_S = 0.5
+# A peer that stops in the middle of an answer is given up after this long.
+STALLED_S = 60.0
+
+
+async def in_thread(sock: ssl.SSLSocket, call: Callable[[], T]) -> T:
+    """Run a blocking use of a socket; when cancelled, shut the socket down so that the thread returns."""
+
+    async def shut_down_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if not finished:
+                shut_down(sock)
+
+    finished = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shut_down_when_cancelled)
+        try:
+            result = await trio.to_thread.run_sync(call, limiter=CONTENT_THREADS)
+        finally:
+            finished = True
+        nursery.cancel_scope.cancel()
+    return result
+
+
+def shut_down(sock: ssl.SSLSocket) -> None:
+    """Wake up a thread that waits on a socket."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # it is closed already
+
+
+async def serve(sock: ssl.SSLSocket, provider: Provider) -> None:
+    """Answer a peer's requests on one content connection until it closes."""
+    sock.settimeout(STALLED_S)
+    try:
+        more = True
+        while more:
+            if not sock.pending():
+                await trio.lowlevel.wait_readable(sock)
+            more = await in_thread(sock, lambda: serve_waiting(sock, provider))
+    except (OSError, RemoteProtocolError) as error:
+        log.info("content_connection_ended error=%r", error)
+    finally:
+        sock.close()
+
+
+class Fetcher:
+    """The task that asks one peer for what our shares want."""
+
+    def __init__(
+        self,
+        peer: DeviceId,
+        name: str,
+        shares: Callable[[], Mapping[ShareId, tuple[Applier, Held]]],
+        connect: Callable[[], Awaitable[ssl.SSLSocket]],
+    ) -> None:
+        """Begin.
+
+        Args:
+            peer: Whom to ask.
+            name: For the log.
+            shares: Returns the shares that have a session with the peer now.
+            connect: Opens a content connection on which we ask; raises OSError.
+        """
+        self.peer = peer
+        self.name = name
+        self.shares = shares
+        self.connect = connect
+        self.sock: ssl.SSLSocket | None = None
+        self.wake = trio.Event()
+
+    def progressed(self) -> None:
+        """Note that the peer (or a session with it) got further."""
+        for applier, _ in self.shares().values():
+            applier.progressed(self.peer)
+        self.wake.set()
+
+    async def run(self) -> None:
+        """Fetch, for as long as the peer is connected."""
+        try:
+            while True:
+                self.wake = trio.Event()
+                shares = self.shares()
+                events = [applier.work.event for applier, _ in shares.values()]
+                busy = False
+                for share, (applier, held) in shares.items():
+                    batch = applier.take_batch(self.peer, large=BLOB_BYTES_MAX)
+                    if batch:
+                        busy = True
+                        await self.fetch(share, applier, held, batch)
+                if not busy:
+                    await first_of([*events, self.wake])
+        finally:
+            for applier, _ in self.shares().values():
+                applier.release(self.peer)
+            if self.sock is not None:
+                self.sock.close()
+
+    async def fetch(self, share: ShareId, applier: Applier, held: Held, batch: list[Wanted]) -> None:
+        """Fetch one batch; what does not come is given back."""
+        missing: list[bytes] = [wanted.digest for wanted in batch]
+        try:
+            if self.sock is None:
+                self.sock = await self.connect()
+                self.sock.settimeout(STALLED_S)
+            sock = self.sock
+            missing = await in_thread(sock, lambda: self.fetch_blocking(sock, share, applier, held, batch))
+        except (OSError, RemoteProtocolError) as error:
+            log.info("fetch_failed peer=%s error=%r", self.name, error)
+            if self.sock is not None:
+                self.sock.close()
+                self.sock = None
+            applier.release(self.peer)
+            if isinstance(error, RemoteProtocolError):
+                applier.missing(self.peer, missing)
+            await trio.sleep(RETRY_S)
+        else:
+            applier.missing(self.peer, missing)
+
+    def fetch_blocking(
+        self, sock: ssl.SSLSocket, share: ShareId, applier: Applier, held: Held, batch: list[Wanted]
+    ) -> list[bytes]:
+        """Fetch a batch in a worker thread; return the digests that the peer has not got."""
+
+        def note(digests: list[bytes]) -> None:
+            trio.from_thread.run_sync(applier.arrived, digests)
+
+        client = ContentClient(sock)
+        first = batch[0]
+        if first.size > BLOB_BYTES_MAX:
+            if not fetch_large(
+                client, share, first.digest, size=first.size, held=held, pending=first.pending
+            ):
+                return [first.digest]
+            note([first.digest])
+            return []
+        return fetch_small(client, share, [wanted.digest for wanted in batch], held.source, note)

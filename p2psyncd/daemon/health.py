@@ -1,0 +1,195 @@
+"""What the daemon can say about its own health, and its numbers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import resource
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from p2psyncd.control.messages import Check, ItemError, Metric, ShareStatus
+from p2psyncd.daemon.replica import Phase
+from p2psyncd.store.device import ShareRecord
+
+if TYPE_CHECKING:
+    from p2psyncd.daemon.supervisor import Supervisor
+
+__all__ = ["broken_row", "checks", "metrics"]
+
+# A certificate or a build is never from before this; a clock that says so lost its battery.
+CLOCK_LEAST = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+DISK_LEAST_BYTES = 256 * 1024 * 1024
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def broken_row(record: ShareRecord, reason: str) -> ShareStatus:
+    """Return a share that could not be opened, as `status` shows it."""
+    return ShareStatus(
+        name=record.name,
+        id=record.id.hex(),
+        kind="folder",
+        path=record.path,
+        mode=record.mode,
+        state="error",
+        reason=reason,
+        items=0,
+        bytes=0,
+        root="",
+        need_items=0,
+        need_bytes=0,
+        conflicts=0,
+        errors=[ItemError(item="", error=reason)],
+        peers=[],
+    )
+
+
+def check(name: str, problem: str, advice: str, *, fine: str, fatal: bool = False) -> Check:
+    """Return one line: fine, or the problem with what to do."""
+    if not problem:
+        return Check(name=name, ok="ok", message=fine, advice="")
+    return Check(name=name, ok="fail" if fatal else "warn", message=problem, advice=advice)
+
+
+def checks(daemon: Supervisor) -> list[Check]:
+    """Return the daemon's own checks."""
+    discovery = daemon.discovery
+    state = discovery.state if discovery is not None else "off"
+    now = dt.datetime.fromtimestamp(daemon.clock.now_us() / 1_000_000, dt.UTC)
+    found = [
+        check("listening", "", "", fine=", ".join(daemon.listening)),
+        check(
+            "mdns",
+            "mDNS is off by configuration" if state == "off" else "" if state == "running" else state,
+            "Devices are found by address only: `p2psync pair CODE --at HOST:PORT`; "
+            "check that an interface is up and allows multicast",
+            fine="announcing and browsing",
+        ),
+        check(
+            "clock",
+            f"the clock says {now:%Y-%m-%d}" if now < CLOCK_LEAST else "",
+            "Set the clock (`timedatectl set-ntp true`): concurrent edits are decided by it",
+            fine=f"{now:%Y-%m-%d %H:%M:%S} UTC",
+        ),
+    ]
+    for share in daemon.shares.all():
+        found += share_checks(share.record, share.replica.phase, share.replica.reason)
+        limited = share.held.source.limited
+        found.append(
+            check(
+                f"watching {share.record.name}",
+                limited or "",
+                "Raise it: `sysctl fs.inotify.max_user_watches=1048576`; until then scans find changes",
+                fine="every folder is watched",
+            )
+        )
+    for record, reason in daemon.shares.broken.values():
+        found.append(
+            check(f"share {record.name}", reason, "Mend what it says and restart", fine="", fatal=True)
+        )
+    for peer in daemon.mesh.peers.values():
+        if peer.trouble:
+            found.append(check(f"device {peer.record.name}", peer.trouble, "`p2psync pair`", fine=""))
+    return found
+
+
+def share_checks(record: ShareRecord, phase: Phase, reason: str) -> list[Check]:
+    """Return the checks of one share."""
+    held = phase in {Phase.HELD, Phase.ERROR}
+    found = [
+        check(
+            f"share {record.name}",
+            f"{phase.value}: {reason}" if held else "",
+            f"Look at {record.path}; `p2psync share approve {record.name}` if this is what you want",
+            fine=phase.value,
+            fatal=held,
+        )
+    ]
+    if Path(record.path).exists():
+        free = shutil.disk_usage(record.path).free
+        found.append(
+            check(
+                f"disk of {record.name}",
+                f"only {free // 1_000_000} MB are free" if free < DISK_LEAST_BYTES else "",
+                "Make room: fetching stops below 256 MiB",
+                fine=f"{free // 1_000_000} MB free",
+            )
+        )
+    return found
+
+
+def resident_bytes() -> int:
+    """Return the memory this process holds now, in bytes."""
+    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * PAGE_BYTES
+
+
+def metric(name: str, text: str, value: float, kind: str = "gauge", **labels: str) -> Metric:
+    """Return one number."""
+    return Metric(
+        name=name, help=text, type="counter" if kind == "counter" else "gauge", labels=labels, value=value
+    )
+
+
+def metrics(daemon: Supervisor) -> list[Metric]:
+    """Return the numbers for Prometheus."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    found = [
+        metric("resident_bytes", "Memory in use.", resident_bytes()),
+        metric("cpu_seconds_total", "Processor time.", usage.ru_utime + usage.ru_stime, "counter"),
+        metric("peers", "Paired devices.", len(daemon.mesh.peers)),
+        metric("peers_connected", "Connected devices.", len(daemon.mesh.links())),
+    ]
+    for share in daemon.shares.all():
+        name, totals, applier = share.record.name, share.replica.totals, share.applier
+        found += [
+            metric("share_items", "Live items.", totals.items, share=name),
+            metric("share_bytes", "Bytes of live files.", totals.size, share=name),
+            metric("share_need_items", "Items known but not here.", totals.pending_items, share=name),
+            metric("share_need_bytes", "Bytes known but not here.", totals.pending_size, share=name),
+            metric("share_conflicts", "Conflict copies.", totals.conflicts, share=name),
+            metric(
+                "content_received_items_total",
+                "Contents fetched from peers.",
+                applier.received_items,
+                "counter",
+                share=name,
+            ),
+            metric(
+                "content_received_bytes_total",
+                "Content bytes fetched from peers.",
+                applier.received_bytes,
+                "counter",
+                share=name,
+            ),
+            metric(
+                "content_sent_items_total",
+                "Contents given to peers.",
+                share.sent.items,
+                "counter",
+                share=name,
+            ),
+            metric(
+                "content_sent_bytes_total",
+                "Content bytes given to peers.",
+                share.sent.size,
+                "counter",
+                share=name,
+            ),
+        ]
+    for link in daemon.mesh.links():
+        peer = daemon.mesh.describe(link.device)
+        found += [
+            metric(
+                "message_bytes_sent_total", "Main connection, sent.", link.sent_bytes, "counter", peer=peer
+            ),
+            metric(
+                "message_bytes_received_total",
+                "Main connection, received.",
+                link.received_bytes,
+                "counter",
+                peer=peer,
+            ),
+        ]
+    return found

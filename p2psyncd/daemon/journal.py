@@ -1,0 +1,89 @@
+"""What happened, for people: kept in the device's store, followed live, and logged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from p2psyncd.control.messages import Event
+from p2psyncd.core.clock import Clock
+from p2psyncd.daemon.report import time_text
+from p2psyncd.store.device import DeviceStore, EventRecord
+
+__all__ = ["Journal"]
+
+log = logging.getLogger(__name__)
+
+# A follower that is this far behind loses the oldest; it sees that by the IDs.
+FOLLOWER_EVENTS_MAX = 1000
+
+
+class Journal:
+    """Writes events down and hands them to followers."""
+
+    def __init__(self, devices: DeviceStore, clock: Clock) -> None:
+        self.devices = devices
+        self.clock = clock
+        self.followers: set[trio.MemorySendChannel[Event]] = set()
+
+    def tell(
+        self,
+        kind: str,
+        *,
+        message: str,
+        share: str | None = None,
+        device: str | None = None,
+        item: str | None = None,
+    ) -> None:
+        """Note that something happened."""
+        fields = {"message": message, "share": share, "device": device, "item": item}
+        event = event_of(self.devices.append_event(kind, fields, self.clock.now_us()))
+        for follower in self.followers:
+            try:
+                follower.send_nowait(event)
+            except trio.WouldBlock:
+                log.debug("follower_behind event=%d", event["id"])
+
+    def newest(self, *, since: int, limit: int) -> list[Event]:
+        """Return at most the `limit` newest events with an ID above `since`, newest last."""
+        return [event_of(record) for record in self.devices.newest_events(limit) if record.id > since]
+
+    @asynccontextmanager
+    async def follow(self, since: int) -> AsyncIterator[AsyncIterator[Event]]:
+        """Open a stream of the kept events above `since`, then of those that happen."""
+        send, receive = trio.open_memory_channel[Event](FOLLOWER_EVENTS_MAX)
+        self.followers.add(send)
+        kept = self.newest(since=since, limit=FOLLOWER_EVENTS_MAX)
+
+        async def stream() -> AsyncIterator[Event]:
+            for event in kept:
+                yield event
+            async for event in receive:
+                yield event
+
+        try:
+            yield stream()
+        finally:
+            self.followers.discard(send)
+            send.close()
+
+
+def event_of(record: EventRecord) -> Event:
+    """Return an event as the control API shows it."""
+
+    def text(name: str) -> str | None:
+        value = record.fields.get(name)
+        return value if isinstance(value, str) else None
+
+    return Event(
+        id=record.id,
+        time=time_text(record.time_us),
+        type=record.kind,
+        share=text("share"),
+        device=text("device"),
+        item=text("item"),
+        message=text("message") or "",
+    )

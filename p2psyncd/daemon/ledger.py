@@ -1,0 +1,340 @@
+"""The decisions of one replica, written down: what local changes and remote versions do to the store.
+
+Everything here blocks and runs inside one transaction under the replica's lock. What an item becomes
+follows from four cases: the other version is known already (nothing), it is newer (take it), ours is
+newer (keep ours), or the two are concurrent (the source merges them; see `sources.source.Merged`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from p2psyncd.core.clock import Clock
+from p2psyncd.core.ids import ActorId, DeviceId
+from p2psyncd.core.item import Draft, Item, Kind, supersede
+from p2psyncd.core.storage import Pending, ShareStorage, Stored
+from p2psyncd.core.version import Dot
+from p2psyncd.sources.source import Observation, Side, Source
+
+__all__ = ["Ledger", "Received"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Received:
+    """What became of items that a peer sent."""
+
+    answers: list[Item] = field(default_factory=list)
+    """Our better versions of repaired items, for the peer."""
+    deferred: list[Item] = field(default_factory=list)
+    """Not taken: a local edit under the same key must be captured first."""
+
+
+@dataclass(slots=True)
+class Page:
+    """Rows that one transaction is about to write, in order of decision."""
+
+    stored: dict[bytes, Stored]
+    pending: dict[bytes, Pending]
+    puts: dict[bytes, Stored] = field(default_factory=dict)
+    pendings: dict[bytes, Pending] = field(default_factory=dict)
+    states: dict[bytes, bytes] = field(default_factory=dict)
+
+    def put(self, row: Stored) -> None:
+        """Write an applied version (or a tombstone)."""
+        key = row.item.key
+        self.puts[key] = row
+        self.pendings.pop(key, None)
+        self.stored[key] = row
+        self.pending.pop(key, None)
+
+    def put_pending(self, row: Pending) -> None:
+        """Write a version that is not applied yet; a tombstone over nothing is applied at once."""
+        key = row.item.key
+        if row.base is None and not row.item.live:
+            self.put(Stored(item=row.item))
+            return
+        self.pendings[key] = row
+        self.puts.pop(key, None)
+        self.stored[key] = Stored(item=row.item)
+        self.pending[key] = row
+
+    def applied(self, key: bytes) -> Stored | None:
+        """Return what is on this device under a key, as far as the store knows."""
+        waiting = self.pending.get(key)
+        if waiting is not None:
+            return waiting.base
+        stored = self.stored.get(key)
+        return stored if stored is not None and stored.state else None
+
+
+class Ledger:
+    """Writes versions into a share's store; one writer at a time."""
+
+    def __init__(
+        self,
+        store: ShareStorage,
+        source: Source,
+        clock: Clock,
+        *,
+        announces: bool = True,
+        mint: Callable[[int], int] | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            store: The share's storage.
+            source: What the share is made of.
+            clock: The wall clock.
+            announces: Whether local changes become versions (not in receive-only shares).
+            mint: Returns the first of n fresh sequence numbers (default: the store's).
+        """
+        self.store = store
+        self.source = source
+        self.clock = clock
+        self.announces = announces
+        self.mint = mint or (lambda count: store.next_seq(clock.now_us(), count))
+        self.fresh: dict[bytes, Pending] = {}
+        """What became pending since the applier last looked."""
+        self.unsettled: set[bytes] = set()
+        """Keys whose place in the tree (parent, children) was not looked at since they changed."""
+
+    def page(self, keys: Sequence[bytes]) -> Page:
+        """Return what the store says about some keys."""
+        return Page(self.store.get_many(keys), self.store.pending_of(keys))
+
+    def write(self, page: Page) -> None:
+        """Hand a page's rows to the store."""
+        if page.puts:
+            self.store.put(page.puts.values())
+        if page.pendings:
+            self.store.put_pending(page.pendings.values())
+            self.fresh.update(page.pendings)
+        if page.states:
+            self.store.set_state(page.states.items())
+        self.unsettled.update(page.puts)
+        self.unsettled.update(page.pendings)
+
+    def dot(self) -> Dot:
+        """Return the name of a fresh write of this replica."""
+        return Dot(self.store.actor(), self.mint(1))
+
+    # Local changes
+
+    def record(self, observations: Sequence[Observation]) -> int:
+        """Turn observed local changes into versions; return how many became one."""
+        page = self.page([o.draft.key for o in observations])
+        actor = self.store.actor()
+        with self.store.transaction():
+            first = self.mint(len(observations))
+            for place, observation in enumerate(observations):
+                if observation.chunks:
+                    self.store.put_chunk_list(observation.draft.digest, observation.chunks)
+                self.observe(page, observation, Dot(actor, first + place))
+            written = len(page.puts) + len(page.pendings)
+            self.write(page)
+        return written
+
+    def observe(self, page: Page, observation: Observation, dot: Dot) -> None:
+        """Decide about one observed change."""
+        draft = observation.draft
+        base = page.applied(draft.key)
+        if observation.base_state != (base.state if base else b""):
+            return  # seen before the store's last word about this key: a later look will tell
+        waiting = page.pending.get(draft.key)
+        if not self.announces:
+            self.tolerate(page, observation, dot)
+        elif waiting is not None:
+            self.observe_over_pending(page, observation, waiting, base, dot)
+        else:
+            stored = page.stored.get(draft.key)
+            if draft.kind is Kind.TOMBSTONE:
+                if stored is not None and stored.item.live:
+                    page.put(Stored(item=supersede(draft, dot, self.clock.now_us(), stored.item)))
+            elif stored is not None and stored.item.live and stored.item.same_value(draft):
+                page.states[draft.key] = observation.state
+            else:
+                replaced = [stored.item] if stored is not None else []
+                item = supersede(draft, dot, self.when(observation), *replaced)
+                page.put(Stored(item=item, state=observation.state))
+
+    def when(self, observation: Observation) -> int:
+        """Return when a change was made: edits made while the daemon was down keep their time."""
+        now = self.clock.now_us()
+        return min(observation.changed_us, now) if observation.changed_us else now
+
+    def observe_over_pending(
+        self, page: Page, observation: Observation, waiting: Pending, base: Stored | None, dot: Dot
+    ) -> None:
+        """Decide about a local change under a key for which a remote version waits to be applied."""
+        draft = observation.draft
+        if draft.kind is Kind.TOMBSTONE:
+            # An edit beats a delete: what waits is applied as if nothing had been there.
+            page.put_pending(Pending(item=waiting.item, base=None))
+        elif waiting.item.same_value(draft):
+            page.put(Stored(item=waiting.item, state=observation.state))
+        else:
+            replaced = [base.item] if base is not None else []
+            ours = supersede(draft, dot, self.when(observation), *replaced)
+            self.merge(page, Stored(item=ours, state=observation.state), waiting.item)
+
+    def tolerate(self, page: Page, observation: Observation, dot: Dot) -> None:
+        """Note what is on a receive-only device, so that a version that comes can replace it."""
+        draft = observation.draft
+        waiting = page.pending.get(draft.key)
+        if waiting is None:
+            return
+        if draft.kind is Kind.TOMBSTONE:
+            page.put_pending(Pending(item=waiting.item, base=None))
+        elif waiting.item.same_value(draft):
+            page.put(Stored(item=waiting.item, state=observation.state))
+        else:
+            found = Stored(item=supersede(draft, dot, self.when(observation)), state=observation.state)
+            page.put_pending(Pending(item=waiting.item, base=found))
+
+    # Remote versions
+
+    def receive(
+        self, items: Sequence[Item], devices: Iterable[tuple[ActorId, DeviceId]], *, repair: bool
+    ) -> Received:
+        """Take in versions that a peer sent.
+
+        Args:
+            items: In the peer's order.
+            devices: Which device actors belong to.
+            repair: Whether the Merkle descent brought them: then the peer gets our better versions.
+        """
+        received = Received()
+        page = self.page([item.key for item in items])
+        with self.store.transaction():
+            self.store.learn_actors(devices)
+            for item in items:
+                self.take(page, item, received, repair=repair)
+            self.write(page)
+        return received
+
+    def take(self, page: Page, item: Item, received: Received, *, repair: bool) -> None:
+        """Decide about one remote version."""
+        stored = page.stored.get(item.key)
+        if stored is None:
+            page.put_pending(Pending(item=item, base=None))
+            return
+        ours = stored.item
+        if ours.dot == item.dot:
+            return
+        if ours.covers(item.dot):
+            if repair:
+                received.answers.append(ours)
+            return
+        base = page.applied(item.key)
+        if item.covers(ours.dot):
+            self.take_newer(page, item, base)
+        elif not self.merge(page, Stored(item=ours, state=stored.state), item, base=base):
+            received.deferred.append(item)
+
+    def take_newer(self, page: Page, item: Item, base: Stored | None) -> None:
+        """Take a version that was written in knowledge of ours."""
+        if base is not None and item.live and base.item.same_value(item):
+            page.put(Stored(item=item, state=base.state))
+        else:
+            page.put_pending(Pending(item=item, base=base))
+
+    def merge(self, page: Page, ours: Stored, theirs: Item, *, base: Stored | None = None) -> bool:
+        """Settle two concurrent versions; return False if a local edit must be captured first.
+
+        Args:
+            page: Where the outcome goes.
+            ours: Our version; its state is empty if it is not applied here.
+            theirs: The other version.
+            base: What is applied here if `ours` is not.
+        """
+        merged = self.source.merge(ours.item, theirs)
+        here = ours if ours.state else base
+        if merged.aside is not None and ours.state and self.announces:
+            kept = self.keep_aside(page, ours, merged.aside)
+            if not kept:
+                return False
+        if merged.rewrite is not None and self.announces:
+            item = supersede(merged.rewrite, self.dot(), self.clock.now_us(), ours.item, theirs)
+        elif merged.winner is Side.OURS:
+            item = ours.item.knowing(theirs)
+        else:
+            item = theirs.knowing(ours.item)
+        if here is not None and item.live and here.item.same_value(item):
+            page.put(Stored(item=item, state=here.state))
+        else:
+            page.put_pending(Pending(item=item, base=here))
+        return True
+
+    def keep_aside(self, page: Page, ours: Stored, aside: Draft) -> bool:
+        """Write our losing version under its conflict copy's name, if it is ours that loses the name."""
+        if aside.key != self.source.aside_key(ours.item) or self.store.get(aside.key) is not None:
+            return True  # the other side holds those bytes; or the copy was made already
+        state = self.source.preserve(ours, aside.key)
+        if state is None:
+            return False
+        page.put(Stored(item=supersede(aside, self.dot(), self.clock.now_us()), state=state))
+        return True
+
+    # The shape of the tree
+
+    def settle_structure(self, directory: Callable[[bytes, Item | None], Draft]) -> int:
+        """Make sure that every live item lies in a live directory; return how many writes that took.
+
+        A directory deleted here and given a child there comes back; where a file took a directory's
+        name, the directory keeps it and the file goes aside (by the device that holds its bytes).
+
+        Args:
+            directory: Makes the draft of a directory, from its key and its earlier version.
+        """
+        if not self.announces:
+            self.unsettled.clear()
+            return 0
+        written = 0
+        while self.unsettled:
+            keys = sorted(self.unsettled)
+            self.unsettled.clear()
+            stored = self.store.get_many(keys)
+            suspects = {
+                key
+                for key, row in stored.items()
+                if row.item.kind is not Kind.DIRECTORY and self.store.live_below(key)
+            }
+            parents = {key.rpartition(b"/")[0] for key, row in stored.items() if row.item.live}
+            parents.discard(b"")
+            known = self.store.get_many(sorted(parents))
+            for parent in parents:
+                row = known.get(parent)
+                if row is None or row.item.kind is not Kind.DIRECTORY:
+                    suspects.add(parent)
+            if not suspects:
+                break
+            written += self.revive(sorted(suspects), directory)
+        return written
+
+    def revive(self, keys: Sequence[bytes], directory: Callable[[bytes, Item | None], Draft]) -> int:
+        """Write directories where live items lie below something else."""
+        page = self.page(keys)
+        with self.store.transaction():
+            for key in keys:
+                stored = page.stored.get(key)
+                old = stored.item if stored is not None else None
+                if old is not None and old.live:
+                    applied = page.applied(key)
+                    if applied is None or applied.item.dot != old.dot:
+                        continue  # not our bytes: the device that holds them decides
+                    aside = Draft(
+                        key=self.source.aside_key(old),
+                        kind=old.kind,
+                        digest=old.digest,
+                        size=old.size,
+                        meta=old.meta,
+                    )
+                    if not self.keep_aside(page, applied, aside):
+                        continue
+                replaced = [old] if old is not None else []
+                item = supersede(directory(key, old), self.dot(), self.clock.now_us(), *replaced)
+                page.put_pending(Pending(item=item, base=page.applied(key)))
+            written = len(page.pendings)
+            self.write(page)
+        return written

@@ -1,0 +1,449 @@
+"""Keeps one connection to every paired device: dials, accepts, settles double dials, retries.
+
+Discovery and remembered addresses only say where a device may be; who it is says its certificate.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from p2psyncd.core.clock import Clock
+from p2psyncd.core.ids import DeviceId, ShareId, format_device_id
+from p2psyncd.daemon.applier import Applier
+from p2psyncd.daemon.fetcher import Fetcher, serve
+from p2psyncd.daemon.peerlink import PeerEvents, PeerLink, Self, greet
+from p2psyncd.daemon.signal import Signal, first_of
+from p2psyncd.daemon.transfer import Held, Provider
+from p2psyncd.errors import (
+    AddressNotAllowed,
+    DeviceRefused,
+    P2psyncError,
+    ProtocolTooOld,
+    RemoteProtocolError,
+)
+from p2psyncd.net.identity import Identity
+from p2psyncd.net.policy import AddressPolicy
+from p2psyncd.net.stream import TlsStream
+from p2psyncd.net.tls import CONTENT_ALPN, MAIN_ALPN
+from p2psyncd.net.transport import Link, dial
+from p2psyncd.store.device import DeviceStore, PeerRecord
+
+__all__ = ["Mesh", "PeerState"]
+
+log = logging.getLogger(__name__)
+
+DIAL_S = 3.0
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 60.0
+# A device that does not know us any more is asked rarely: somebody has to pair again.
+REFUSED_BACKOFF_S = 30.0
+# When both see each other at once, the device with the greater ID lets the other one dial first.
+COURTESY_S = 0.3
+CONTENT_DIAL_S = 10.0
+# First byte of a content connection, sent by the side that dialled: who will ask on it.
+DIALLER_ASKS, DIALLER_ANSWERS = b"A", b"B"
+
+
+@dataclass(slots=True)
+class PeerState:
+    """What is known of one paired device right now."""
+
+    record: PeerRecord
+    addresses: tuple[str, ...] = ()
+    """Where mDNS says it is."""
+    link: PeerLink | None = None
+    trouble: str | None = None
+    wake: Signal = field(default_factory=Signal)
+    contents: list[ssl.SSLSocket] = field(default_factory=list)
+    content_came: Signal = field(default_factory=Signal)
+    scope: trio.CancelScope | None = None
+
+
+class Mesh:
+    """See the top of the file."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        name: str,
+        devices: DeviceStore,
+        policy: AddressPolicy,
+        clock: Clock,
+        events: PeerEvents,
+        fetches: Callable[[DeviceId], Mapping[ShareId, tuple[Applier, Held]]],
+        tell: Callable[..., None],
+        introduces: bool,
+    ) -> None:
+        self.identity = identity
+        self.name = name
+        self.devices = devices
+        self.policy = policy
+        self.clock = clock
+        self.events = events
+        self.fetches = fetches
+        self.tell = tell
+        self.introduces = introduces
+        # Not for secrets: it only tells two runs of one daemon apart.
+        self.instance = random.SystemRandom().randbytes(8)
+        self.ports: tuple[int, ...] = ()
+        self.peers: dict[DeviceId, PeerState] = {p.device: PeerState(record=p) for p in devices.peers()}
+        self.changed = Signal()
+        """Fires when a device connects, disconnects, or gets further."""
+        self.nursery: trio.Nursery | None = None
+
+    # The table of peers
+
+    def trust(self) -> list[bytes]:
+        """Return the certificates of the paired devices."""
+        return [state.record.certificate for state in self.peers.values()]
+
+    def us(self) -> Self:
+        """Return what this device says of itself."""
+        return Self(
+            device=self.identity.device,
+            name=self.name,
+            instance=self.instance,
+            ports=self.ports,
+            introduces=self.introduces,
+        )
+
+    def links(self) -> list[PeerLink]:
+        """Return the live connections."""
+        return [state.link for state in self.peers.values() if state.link is not None]
+
+    def put(self, record: PeerRecord) -> PeerState:
+        """Add or update a paired device, and dial it."""
+        self.devices.put_peer(record)
+        state = self.peers.get(record.device)
+        if state is None:
+            state = PeerState(record=record)
+            self.peers[record.device] = state
+            if self.nursery is not None:
+                self.nursery.start_soon(self.keep, state)
+        else:
+            state.record = record
+        state.trouble = None
+        state.wake.fire()
+        self.refresh()
+        return state
+
+    def drop(self, device: DeviceId) -> None:
+        """Forget a paired device and end its connection."""
+        state = self.peers.pop(device, None)
+        self.devices.remove_peer(device)
+        if state is not None:
+            if state.link is not None:
+                state.link.close()
+            if state.scope is not None:
+                state.scope.cancel()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let every connection tell its peer what is offered and who is known, if that changed."""
+        for link in self.links():
+            link.refresh.fire()
+        self.changed.fire()
+
+    def seen(self, device: DeviceId, addresses: tuple[str, ...]) -> None:
+        """Note where discovery found a device."""
+        state = self.peers.get(device)
+        if state is not None and addresses:
+            state.addresses = addresses
+            if state.link is None:
+                state.wake.fire()
+
+    def lost(self, device: DeviceId) -> None:
+        """Note that a device said goodbye."""
+        state = self.peers.get(device)
+        if state is not None:
+            state.addresses = ()
+
+    def addresses_changed(self) -> None:
+        """Dial again at once: this device has other addresses now."""
+        for state in self.peers.values():
+            if state.link is None:
+                state.wake.fire()
+
+    # Dialling
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep connections, for ever."""
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            for state in self.peers.values():
+                nursery.start_soon(self.keep, state)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def keep(self, state: PeerState) -> None:
+        """Keep one device connected until it is forgotten."""
+        with trio.CancelScope() as state.scope:
+            backoff = 0.0
+            while True:
+                wake = state.wake.event
+                if state.link is not None or state.record.paused:
+                    backoff = 0.0
+                    await wake.wait()
+                    continue
+                if backoff == 0.0 and self.identity.device > state.record.device:
+                    with trio.move_on_after(COURTESY_S):
+                        await wake.wait()
+                        continue
+                if await self.try_dial(state):
+                    backoff = 0.0
+                    continue
+                least = REFUSED_BACKOFF_S if state.trouble else BACKOFF_FIRST_S
+                backoff = min(max(backoff * 2, least), BACKOFF_MAX_S)
+                # Jitter: devices that lost a switch together shall not come back in step.
+                with trio.move_on_after(backoff * random.uniform(0.5, 1.0)):  # noqa: S311
+                    await wake.wait()
+                    backoff = BACKOFF_FIRST_S
+
+    async def try_dial(self, state: PeerState) -> bool:
+        """Try a device's addresses, what discovery says first; return whether a connection is up."""
+        tried: set[str] = set()
+        for address in (*state.addresses, *state.record.addresses):
+            if address in tried:
+                continue
+            tried.add(address)
+            found_by = "mdns" if address in state.addresses else "address"
+            try:
+                stream = await dial(
+                    address,
+                    self.identity,
+                    state.record.certificate,
+                    MAIN_ALPN,
+                    timeout_s=DIAL_S,
+                    policy=self.policy,
+                )
+            except DeviceRefused as refused:
+                self.note_trouble(state, refused.message)
+                continue
+            except AddressNotAllowed as refused:
+                log.info("dial_refused peer=%s error=%s", state.record.name, refused.message)
+                continue
+            except (OSError, trio.TooSlowError, RemoteProtocolError) as error:
+                log.debug("dial_failed peer=%s address=%s error=%r", state.record.name, address, error)
+                continue
+            assert self.nursery is not None
+            if await self.nursery.start(self.attend, stream, found_by):
+                return True
+        return False
+
+    def note_trouble(self, state: PeerState, trouble: str) -> None:
+        """Remember why a device cannot be reached, and say so once."""
+        if state.trouble != trouble:
+            state.trouble = trouble
+            log.warning("peer_trouble peer=%s trouble=%s", state.record.name, trouble)
+            self.tell("trouble", device=state.record.name, message=trouble)
+
+    # A connection's life
+
+    async def accept(self, stream: TlsStream) -> None:
+        """Attend to a connection that a paired device dialled."""
+        await self.attend(stream, "inbound", task_status=trio.TASK_STATUS_IGNORED)
+
+    async def attend(self, stream: TlsStream, found_by: str, *, task_status: trio.TaskStatus[bool]) -> None:
+        """Greet on a new connection, keep it if it is the one to keep, and run it to its end."""
+        link = Link(stream, inbound=found_by == "inbound")
+        started = False
+        try:
+            state = self.peers.get(link.peer)
+            if state is None or state.record.paused:
+                return
+            try:
+                greeting = await greet(link, self.us())
+            except ProtocolTooOld as old:
+                self.note_trouble(state, old.message)
+                return
+            if not self.prefers(state, link, greeting.instance):
+                started = state.link is not None
+                return
+            peer_link = PeerLink(link, greeting, self.us(), self.events, found_by=found_by)
+            self.connected(state, peer_link)
+            task_status.started(True)  # noqa: FBT003  (the value that trio passes on)
+            started = True
+            task_status = trio.TASK_STATUS_IGNORED
+            try:
+                await self.run_link(state, peer_link)
+            finally:
+                self.disconnected(state, peer_link)
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as group:
+            log.debug("connection_ended error=%r", group.exceptions)
+        except* trio.TooSlowError:
+            log.info("greeting_timed_out address=%s", link.remote)
+        except* RemoteProtocolError as group:
+            for error in group.exceptions:
+                log.warning("connection_refused address=%s error=%s", link.remote, error)
+        finally:
+            task_status.started(started)
+            with trio.move_on_after(1, shield=True):
+                await link.aclose()
+
+    def prefers(self, state: PeerState, link: Link, instance: bytes) -> bool:
+        """Settle a double dial: keep the connection that the device with the smaller ID dialled.
+
+        A connection of a restarted peer always replaces what was left of the earlier one.
+        """
+        current = state.link
+        if current is None:
+            return True
+        if current.greeting.instance == instance and current.inbound != link.inbound:
+            ours_is_smaller = self.identity.device < link.peer
+            if link.inbound == ours_is_smaller:
+                return False
+        current.close()
+        return True
+
+    def connected(self, state: PeerState, link: PeerLink) -> None:
+        """Note a new connection."""
+        state.link = link
+        state.trouble = None
+        now = self.clock.now_us()
+        if link.inbound:
+            host = link.address.rpartition(":")[0]
+            for port in link.greeting.ports:
+                self.devices.note_seen(link.device, f"{host}:{port}", link.found_by, now)
+        else:
+            self.devices.note_seen(link.device, link.address, link.found_by, now)
+        state.record = self.devices.peer(link.device) or state.record
+        log.info("connected peer=%s address=%s found_by=%s", state.record.name, link.address, link.found_by)
+        self.tell("connected", device=state.record.name, message=f"connected to {link.address}")
+        state.wake.fire()
+        self.changed.fire()
+
+    def disconnected(self, state: PeerState, link: PeerLink) -> None:
+        """Note the end of a connection."""
+        if state.link is not link:
+            return
+        state.link = None
+        self.close_contents(state)
+        if link.device in self.peers:
+            self.devices.note_seen(link.device, None, link.found_by, self.clock.now_us())
+            state.record = self.devices.peer(link.device) or state.record
+        log.info("disconnected peer=%s", state.record.name)
+        self.tell("disconnected", device=state.record.name, message="disconnected")
+        state.wake.fire()
+        self.changed.fire()
+
+    async def run_link(self, state: PeerState, link: PeerLink) -> None:
+        """Run a connection, and fetch over it what our shares want."""
+        fetcher = Fetcher(
+            link.device,
+            state.record.name,
+            lambda: self.fetches_from(link),
+            lambda: self.open_content(state, link),
+        )
+
+        def progressed() -> None:
+            fetcher.progressed()
+            self.changed.fire()
+
+        link.progressed = progressed
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetcher.run)
+            await link.run()
+            nursery.cancel_scope.cancel()
+
+    def fetches_from(self, link: PeerLink) -> dict[ShareId, tuple[Applier, Held]]:
+        """Return the shares that have a session on a connection now."""
+        possible = self.fetches(link.device)
+        return {share: possible[share] for share in link.drivers if share in possible}
+
+    # Content connections
+
+    async def open_content(self, state: PeerState, link: PeerLink) -> ssl.SSLSocket:
+        """Open a content connection on which we ask; the side that dialled the link dials it."""
+        if not link.inbound:
+            stream = await self.dial_content(state, link)
+            await stream.send_all(DIALLER_ASKS)
+            return stream.detach_blocking()
+        link.ask_content()
+        with trio.move_on_after(CONTENT_DIAL_S):
+            while not state.contents:
+                event = state.content_came.event
+                await event.wait()
+            return state.contents.pop(0)
+        raise OSError("the peer opened no content connection")
+
+    async def dial_content(self, state: PeerState, link: PeerLink) -> TlsStream:
+        """Dial a content connection to where the link goes."""
+        return await dial(
+            link.address,
+            self.identity,
+            state.record.certificate,
+            CONTENT_ALPN,
+            timeout_s=DIAL_S,
+            policy=self.policy,
+        )
+
+    def content_wanted(self, device: DeviceId) -> None:
+        """Dial a content connection on which the peer asks."""
+        if self.nursery is not None:
+            self.nursery.start_soon(self.answer_content, device)
+
+    async def answer_content(self, device: DeviceId) -> None:
+        """Dial a content connection and answer on it."""
+        state = self.peers.get(device)
+        if state is None or state.link is None:
+            return
+        try:
+            stream = await self.dial_content(state, state.link)
+            await stream.send_all(DIALLER_ANSWERS)
+        except (OSError, P2psyncError, trio.TooSlowError, trio.BrokenResourceError) as error:
+            log.info("content_dial_failed peer=%s error=%r", state.record.name, error)
+            return
+        await self.serve_content(state, stream)
+
+    async def accept_content(self, stream: TlsStream) -> None:
+        """Attend to a content connection that a peer dialled."""
+        state = self.peers.get(stream.peer_device) if stream.peer_device is not None else None
+        role = b""
+        with trio.move_on_after(CONTENT_DIAL_S):
+            role = await stream.receive_some(1)
+        if state is None or state.link is None or role not in {DIALLER_ASKS, DIALLER_ANSWERS}:
+            await stream.aclose()
+        elif role == DIALLER_ASKS:
+            await self.serve_content(state, stream)
+        else:
+            state.contents.append(stream.detach_blocking())
+            state.content_came.fire()
+
+    async def serve_content(self, state: PeerState, stream: TlsStream) -> None:
+        """Answer a peer's requests until it, or its link, goes away."""
+        link = state.link
+        if link is None:
+            await stream.aclose()
+            return
+        provider = Provider(lambda: {s: held for s, (_, held) in self.fetches_from(link).items()})
+        async with trio.open_nursery() as nursery:
+
+            async def until_gone() -> None:
+                while state.link is link:
+                    changed = self.changed.event
+                    if state.link is link:
+                        await first_of([changed])
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_gone)
+            await serve(stream.detach_blocking(), provider)
+            nursery.cancel_scope.cancel()
+
+    def close_contents(self, state: PeerState) -> None:
+        """Close content connections that nobody took."""
+        while state.contents:
+            state.contents.pop().close()
+
+    def describe(self, device: DeviceId) -> str:
+        """Return a device's name for a person: as paired, else by its ID."""
+        if device == self.identity.device:
+            return self.name
+        state = self.peers.get(device)
+        return state.record.name if state is not None else format_device_id(device)[:7]

@@ -1,0 +1,295 @@
+"""A replica: this device's copy of one share, and the one writer of its store.
+
+Scanning, hashing, staging and fetching run beside each other; whatever changes the store, or a file
+that the store speaks of, happens under one lock. After every change `standing` is the new picture,
+and `signal` tells the sessions, the applier and those who wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from itertools import islice
+from typing import TypeVar
+
+import trio
+
+from p2psyncd.core.clock import Clock
+from p2psyncd.core.guard import is_mass_delete
+from p2psyncd.core.ids import ActorId, DeviceId, ShareId
+from p2psyncd.core.item import Draft, Item, Kind
+from p2psyncd.core.knowledge import Knowledge
+from p2psyncd.core.storage import Pending, ShareStorage, Stored, Totals
+from p2psyncd.core.version import Dot
+from p2psyncd.daemon.executor import Executor
+from p2psyncd.daemon.ledger import Ledger
+from p2psyncd.daemon.signal import Signal
+from p2psyncd.errors import RemoteProtocolError, ShareHeld
+from p2psyncd.sources.source import (
+    Applied,
+    Dirty,
+    Failed,
+    ItemError,
+    Observation,
+    Outcome,
+    Source,
+    Surprised,
+)
+from p2psyncd.wire.session import Standing
+
+__all__ = ["EVERYTHING", "Phase", "Replica"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+EVERYTHING = Dirty(subtrees=frozenset({b""}))
+# One transaction's worth: large enough to pay for itself, small enough to let others in (~20 ms).
+OBSERVATIONS_PER_STEP = 1000
+# A key whose content changes under our hands is looked at again; after this many times it waits.
+LOOKS_MAX = 3
+
+
+class Phase(Enum):
+    """What a replica is doing, apart from what its applier does."""
+
+    STARTING = "starting"
+    READY = "ready"
+    SCANNING = "scanning"
+    HELD = "held"
+    PAUSED = "paused"
+    ERROR = "error"
+
+
+class Replica:
+    """See the top of the file."""
+
+    def __init__(
+        self,
+        *,
+        share: ShareId,
+        store: ShareStorage,
+        source: Source,
+        directory: Callable[[bytes, Item | None], Draft],
+        acceptable: Callable[[bytes], bool],
+        clock: Clock,
+        executor: Executor,
+        mode: str = "send-receive",
+    ) -> None:
+        self.share = share
+        self.store = store
+        self.source = source
+        self.directory = directory
+        self.acceptable = acceptable
+        self.executor = executor
+        self.mode = mode
+        self.ledger = Ledger(store, source, clock, announces=mode != "receive-only")
+        self.lock = trio.Lock()
+        self.signal = Signal()
+        self.phase = Phase.STARTING
+        self.reason = ""
+        self.errors: dict[bytes, str] = {}
+        """What could not be read, by key; what could not be applied is in the store."""
+        self.held_deletions: list[Observation] = []
+        self.totals = Totals(items=0, size=0, pending_items=0, pending_size=0, conflicts=0)
+        self.standing, self.totals = self.measure()
+
+    @property
+    def takes(self) -> bool:
+        """Whether remote versions are taken in at all."""
+        return self.mode != "send-only"
+
+    # The lock and the picture
+
+    def measure(self) -> tuple[Standing, Totals]:
+        """Return the picture of this moment; blocks."""
+        totals = self.store.totals()
+        standing = Standing(
+            actor=self.store.actor(),
+            knowledge=self.store.knowledge(),
+            root=self.store.root(),
+            need_items=totals.pending_items,
+            need_size=totals.pending_size,
+            arrival=self.store.arrival(),
+        )
+        return standing, totals
+
+    async def step(self, call: Callable[[], T]) -> T:
+        """Run one blocking step that may change the store, under the lock, and tell everyone."""
+
+        def transact() -> tuple[T, tuple[Standing, Totals]]:
+            result = call()
+            return result, self.measure()
+
+        async with self.lock:
+            result, (self.standing, self.totals) = await self.executor.run(transact)
+        self.signal.fire()
+        return result
+
+    # Local changes
+
+    async def scan(self, dirty: Dirty = EVERYTHING) -> None:
+        """Find local changes and make them versions.
+
+        Raises:
+            ShareHeld: The root is not what it was, or very much is gone; nothing was recorded as deleted.
+        """
+        await self.executor.run(self.source.check)
+        whole = b"" in dirty.subtrees
+        if whole and self.phase is Phase.READY:
+            self.enter(Phase.SCANNING)
+        try:
+            await self.capture(dirty, whole=whole)
+        finally:
+            if self.phase is Phase.SCANNING:
+                self.enter(Phase.READY)
+
+    async def capture(self, dirty: Dirty, *, whole: bool) -> None:
+        """Run a scan and record what it finds, step by step."""
+        found = self.source.scan(dirty)
+        errors: dict[bytes, str] = {}
+        gone: list[Observation] = []
+        more = True
+        while more:
+            step = await self.executor.run(lambda: take(found, OBSERVATIONS_PER_STEP))
+            more = len(step) == OBSERVATIONS_PER_STEP
+            seen: list[Observation] = []
+            for one in step:
+                if isinstance(one, ItemError):
+                    errors[one.key] = one.reason
+                elif one.draft.kind is Kind.TOMBSTONE:
+                    gone.append(one)
+                else:
+                    seen.append(one)
+            if seen:
+                await self.record(seen)
+        if is_mass_delete(len(gone), self.totals.items):
+            self.held_deletions = gone
+            reason = f"{len(gone)} of {self.totals.items} items are gone from this device"
+            raise ShareHeld(f"{reason}; nothing was deleted elsewhere")
+        if gone:
+            await self.record(gone)
+        if whole:
+            self.errors = errors
+        else:
+            for key in dirty.keys:
+                self.errors.pop(key, None)
+            self.errors.update(errors)
+
+    async def record(self, observations: Sequence[Observation]) -> None:
+        """Make observations versions."""
+
+        def write() -> None:
+            self.ledger.record(observations)
+            self.ledger.settle_structure(self.directory)
+
+        await self.step(write)
+
+    async def look(self, keys: Sequence[bytes]) -> None:
+        """Look at some items again."""
+        await self.scan(Dirty(keys=frozenset(keys)))
+
+    def enter(self, phase: Phase, reason: str = "") -> None:
+        """Change the phase."""
+        self.phase = phase
+        self.reason = reason
+        self.signal.fire()
+
+    async def approve(self) -> None:
+        """Carry out the deletions that were held."""
+        gone, self.held_deletions = self.held_deletions, []
+        if gone:
+            await self.record(gone)
+        self.enter(Phase.READY)
+
+    # Remote versions
+
+    async def receive(
+        self, items: Sequence[Item], devices: Sequence[tuple[ActorId, DeviceId]], *, repair: bool
+    ) -> list[Item]:
+        """Take in versions that a peer sent; return our better ones if it repairs.
+
+        Raises:
+            RemoteProtocolError: An item can never be held here (its name leads out of the share).
+        """
+        for item in items:
+            if not self.acceptable(item.key):
+                raise RemoteProtocolError(f"An item has an impossible name: {item.key[:80]!r}")
+        answers: list[Item] = []
+        for _ in range(LOOKS_MAX):
+            batch = items
+            received = await self.step(lambda b=batch: self.ledger.receive(b, devices, repair=repair))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            answers += received.answers
+            items = received.deferred
+            if not items:
+                return answers
+            await self.look([item.key for item in items])
+        # They keep changing under our hands. Knowledge is not committed unless the roots agree, so the
+        # peer sends them again.
+        log.info("items_keep_changing share=%s count=%d", self.share.hex()[:8], len(items))
+        return answers
+
+    async def commit(self, knowledge: Knowledge) -> None:
+        """Join knowledge into ours."""
+        await self.step(lambda: self.store.commit_knowledge(knowledge))
+
+    async def settle_structure(self) -> None:
+        """Look after the shape of the tree, once a peer's stream is whole."""
+        if self.ledger.unsettled:
+            await self.step(lambda: self.ledger.settle_structure(self.directory))
+
+    # Applying
+
+    async def take_fresh(self) -> list[Pending]:
+        """Return what became pending since the last call, in key order."""
+        if not self.ledger.fresh:
+            return []
+        async with self.lock:
+            fresh, self.ledger.fresh = self.ledger.fresh, {}
+        return [fresh[key] for key in sorted(fresh)]
+
+    async def apply(self, batch: Sequence[Pending]) -> tuple[list[bytes], dict[bytes, str]]:
+        """Put pending versions in place; return the keys that are not, for now, and why they failed."""
+        outcomes = await self.step(lambda: self.apply_now(batch))
+        surprised = [o.key for o in outcomes if isinstance(o, Surprised)]
+        if surprised:
+            await self.look(surprised)
+        unsettled = [o.key for o in outcomes if not isinstance(o, Applied)]
+        return unsettled, {o.key: o.reason for o in outcomes if isinstance(o, Failed)}
+
+    def apply_now(self, batch: Sequence[Pending]) -> list[Outcome]:
+        """Apply what is still pending of a batch, and note the outcomes; blocks."""
+        self.source.check()
+        current = self.store.pending_of([p.item.key for p in batch])
+        still: list[Pending] = []
+        for planned in batch:
+            now = current.get(planned.item.key)
+            if now is not None and now.item.dot == planned.item.dot:
+                still.append(now)
+        outcomes = self.source.apply(still)
+        dots: dict[bytes, Dot] = {p.item.key: p.item.dot for p in still}
+        with self.store.transaction():
+            self.store.settle([(o.key, dots[o.key], o.state) for o in outcomes if isinstance(o, Applied)])
+            self.store.fail([(o.key, o.reason) for o in outcomes if isinstance(o, Failed)])
+        return outcomes
+
+    # Reading
+
+    async def pending(self, *, limit: int, after: bytes = b"") -> list[Pending]:
+        """Return pending versions in key order."""
+        async with self.lock:
+            return await self.executor.run(lambda: self.store.pending(limit=limit, after=after))
+
+    async def query(self, call: Callable[[ShareStorage], T]) -> T:
+        """Run a blocking read on the store."""
+        async with self.lock:
+            return await self.executor.run(lambda: call(self.store))
+
+    async def stored(self, key: bytes) -> Stored | None:
+        """Return the newest version of an item."""
+        return await self.query(lambda store: store.get(key))
+
+
+def take(found: Iterator[Observation | ItemError], most: int) -> list[Observation | ItemError]:
+    """Return the next findings of a scan; blocks while it reads."""
+    return list(islice(found, most))

@@ -1,0 +1,249 @@
+"""What the daemon says of itself to the control API: plain dictionaries from live objects."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from p2psyncd.control.messages import (
+    Attention,
+    Device,
+    FoundBy,
+    ItemError,
+    PeerStatus,
+    SharePeer,
+    ShareReport,
+    ShareState,
+    ShareStatus,
+)
+from p2psyncd.core.ids import format_device_id
+from p2psyncd.daemon.mesh import Mesh, PeerState
+from p2psyncd.daemon.replica import Phase
+from p2psyncd.daemon.sessions import SessionDriver
+from p2psyncd.daemon.share import RunningShare
+
+__all__ = [
+    "Rates",
+    "attention_of",
+    "device_row",
+    "drivers_of",
+    "missing_of",
+    "peer_status",
+    "share_report",
+    "share_status",
+    "text_of_key",
+    "time_text",
+]
+
+# As many as a person can look at; `status` is no place for ten thousand.
+ERRORS_SHOWN_MAX = 100
+RATE_WINDOW_S = 3.0
+
+
+def time_text(when_us: int) -> str:
+    """Return microseconds since 1970 as RFC 3339 in UTC."""
+    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=when_us)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def text_of_key(key: bytes) -> str:
+    """Return an item's key as text; what is not UTF-8 becomes lone surrogates."""
+    return os.fsdecode(key)
+
+
+@dataclass(slots=True)
+class Rates:
+    """How fast content came lately."""
+
+    samples: deque[tuple[float, int, int]] = field(default_factory=deque)
+
+    def note(self, now_s: float, items: int, size: int) -> tuple[float, float]:
+        """Return (items, bytes) per second over the last seconds, given the totals so far."""
+        self.samples.append((now_s, items, size))
+        while len(self.samples) > 1 and now_s - self.samples[0][0] > RATE_WINDOW_S:
+            self.samples.popleft()
+        then, items_then, size_then = self.samples[0]
+        passed = now_s - then
+        if passed <= 0:
+            return 0.0, 0.0
+        return (items - items_then) / passed, (size - size_then) / passed
+
+
+def drivers_of(mesh: Mesh, share: RunningShare) -> list[tuple[PeerState, SessionDriver]]:
+    """Return the sessions of a share, with the peers they are with."""
+    found = []
+    for state in mesh.peers.values():
+        driver = state.link.drivers.get(share.replica.share) if state.link is not None else None
+        if driver is not None:
+            found.append((state, driver))
+    return found
+
+
+def share_state(share: RunningShare) -> tuple[ShareState, str | None]:
+    """Return the state and the reason for it."""
+    replica = share.replica
+    match replica.phase:
+        case Phase.READY:
+            if replica.totals.pending_items and share.applier.active:
+                return "syncing", None
+            return "idle", None
+        case Phase.STARTING:
+            return "starting", None
+        case Phase.SCANNING:
+            return "scanning", None
+        case Phase.HELD:
+            return "held", replica.reason
+        case Phase.PAUSED:
+            return "paused", replica.reason
+        case Phase.ERROR:
+            return "error", replica.reason
+
+
+def share_errors(share: RunningShare) -> list[ItemError]:
+    """Return what could not be read or applied."""
+    replica = share.replica
+    together = {**replica.errors, **share.applier.failures}
+    return [
+        ItemError(item=text_of_key(key), error=reason)
+        for key, reason in sorted(together.items())[:ERRORS_SHOWN_MAX]
+    ]
+
+
+def share_status(share: RunningShare, mesh: Mesh, rates: tuple[float, float]) -> ShareStatus:
+    """Return one share as `status` shows it."""
+    replica, totals = share.replica, share.replica.totals
+    state, reason = share_state(share)
+    peers: list[SharePeer] = []
+    for peer_state, driver in drivers_of(mesh, share):
+        peer = driver.session.peer
+        peers.append(
+            SharePeer(
+                name=peer_state.record.name,
+                in_sync=driver.in_sync,
+                need_items=peer.need_items if peer is not None else 0,
+                need_bytes=peer.need_size if peer is not None else 0,
+            )
+        )
+    return ShareStatus(
+        name=share.record.name,
+        id=share.record.id.hex(),
+        kind="folder",
+        path=share.record.path,
+        mode=share.record.mode,
+        state=state,
+        reason=reason,
+        items=totals.items,
+        bytes=totals.size,
+        root=replica.standing.root.hex(),
+        need_items=totals.pending_items,
+        need_bytes=totals.pending_size,
+        conflicts=totals.conflicts,
+        errors=share_errors(share),
+        peers=peers,
+        rate_items_s=rates[0],
+        rate_bytes_s=rates[1],
+    )
+
+
+def peer_status(state: PeerState) -> PeerStatus:
+    """Return one paired device as `status` shows it."""
+    record, link = state.record, state.link
+    return PeerStatus(
+        id=format_device_id(record.device),
+        name=record.name,
+        connected=link is not None,
+        address=link.address if link is not None else (record.addresses[0] if record.addresses else None),
+        found_by=found_by(link.found_by if link is not None else record.found_by),
+        last_seen=time_text(record.last_seen_us) if record.last_seen_us else None,
+        paused=record.paused,
+        trouble=state.trouble,
+    )
+
+
+def found_by(text: str) -> FoundBy | None:
+    """Return how a device was found, if that is known."""
+    match text:
+        case "mdns" | "address" | "inbound":
+            return text
+        case _:
+            return None
+
+
+def device_row(state: PeerState, mesh: Mesh) -> Device:
+    """Return one paired device as `device list` shows it."""
+    record = state.record
+    status = peer_status(state)
+    return Device(
+        id=status["id"],
+        name=record.name,
+        connected=status["connected"],
+        paused=record.paused,
+        address=status["address"],
+        found_by=status["found_by"],
+        last_seen=status["last_seen"],
+        paired=time_text(record.paired_us),
+        introduced_by=mesh.describe(record.introduced_by) if record.introduced_by is not None else None,
+    )
+
+
+def attention_of(mesh: Mesh, discovery_state: str) -> list[Attention]:
+    """Return what needs a person and no other field of `status` says."""
+    found: list[Attention] = [
+        Attention(message=f"{state.record.name}: {state.trouble}", command="p2psync pair")
+        for state in mesh.peers.values()
+        if state.trouble
+    ]
+    if discovery_state.startswith("failed"):
+        found.append(
+            Attention(
+                message=f"mDNS does not work ({discovery_state.partition(': ')[2]}); "
+                "devices are found by their last addresses only",
+                command="p2psync doctor",
+            )
+        )
+    return found
+
+
+def missing_of(share: RunningShare, mesh: Mesh, least: int) -> str:
+    """Return what keeps a share from being equal everywhere, in words; empty if nothing does."""
+    name = share.record.name
+    state, reason = share_state(share)
+    if state in {"starting", "scanning", "held", "error"}:
+        return f"{name} is {state}" + (f" ({reason})" if reason else "")
+    if state == "paused":
+        return ""
+    totals = share.replica.totals
+    if totals.pending_items:
+        return f"{name} needs {totals.pending_items} items ({totals.pending_size} bytes)"
+    drivers = drivers_of(mesh, share)
+    for peer_state, driver in drivers:
+        peer = driver.session.peer
+        if peer is None:
+            return f"{name}: {peer_state.record.name} has not said how it stands"
+        if peer.need_items:
+            return f"{name}: {peer_state.record.name} needs {peer.need_items} items"
+        if not driver.in_sync:
+            return f"{name}: {peer_state.record.name} has another root"
+    if len(drivers) < least:
+        return f"{name}: {len(drivers)} of at least {least} peers are connected"
+    return ""
+
+
+def share_report(share: RunningShare, mesh: Mesh) -> ShareReport:
+    """Return where a share stands."""
+    totals = share.replica.totals
+    return ShareReport(
+        name=share.record.name,
+        root=share.replica.standing.root.hex(),
+        items=totals.items,
+        bytes=totals.size,
+        peers=in_sync_names(drivers_of(mesh, share)),
+    )
+
+
+def in_sync_names(drivers: Iterable[tuple[PeerState, SessionDriver]]) -> list[str]:
+    """Return the names of the peers that are in sync."""
+    return sorted(state.record.name for state, driver in drivers if driver.in_sync)

@@ -1,0 +1,244 @@
+"""Drives one anti-entropy session: carries out its effects on the replica and the link.
+
+The session's own task never waits for room on the link: control messages are posted, and only the
+streams (the log, a repair) wait, in tasks of their own. Two peers that both send much can therefore
+not block each other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Protocol, assert_never
+
+import trio
+
+from p2psyncd.core.ids import DeviceId
+from p2psyncd.core.item import Item
+from p2psyncd.core.knowledge import Knowledge
+from p2psyncd.core.merkle import Summary, compare, find, summarize
+from p2psyncd.core.storage import ShareStorage
+from p2psyncd.daemon.replica import Replica
+from p2psyncd.wire.messages import Closed, Delta, Message, ShareMessage, Summaries
+from p2psyncd.wire.session import (
+    Answer,
+    Commit,
+    Descend,
+    Effect,
+    End,
+    Recheck,
+    Send,
+    Session,
+    StreamLog,
+    Summarize,
+    Supply,
+    Take,
+)
+
+__all__ = ["MessageLink", "SessionDriver"]
+
+log = logging.getLogger(__name__)
+
+INBOX_MESSAGES_MAX = 8
+# About 100 KB of records: one transaction on the other side.
+ITEMS_PER_DELTA = 1000
+# Roots may differ for a moment because writes are under way; a descent for that would be waste.
+RECHECK_S = 0.3
+SUMMARY_BYTES = 4096
+
+
+class MessageLink(Protocol):
+    """What a session needs of a connection."""
+
+    def post(self, message: Message) -> None:
+        """Queue a small message; never waits."""
+        ...
+
+    async def stream(self, message: Message) -> None:
+        """Queue a large message once there is room."""
+        ...
+
+
+class SessionDriver:
+    """Runs the session of one replica with one peer."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        link: MessageLink,
+        *,
+        ours: DeviceId,
+        peer: DeviceId,
+        on_progress: Callable[[], None],
+    ) -> None:
+        self.replica = replica
+        self.link = link
+        self.session = Session(share=replica.share, our_device=ours, peer_device=peer, deaf=not replica.takes)
+        self.on_progress = on_progress
+        self.outbox, self.inbox = trio.open_memory_channel[ShareMessage](INBOX_MESSAGES_MAX)
+        self.turn = trio.Lock()
+        self.cursor = 0
+        self.ended = ""
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether the peer has said that it has the same root and all content, and we have too."""
+        peer = self.session.peer
+        standing = self.replica.standing
+        return (
+            peer is not None
+            and peer.root == standing.root
+            and peer.need_items == 0
+            and standing.need_items == 0
+        )
+
+    async def run(self) -> str:
+        """Run until the peer closes the session; return its reason.
+
+        Raises:
+            RemoteProtocolError: The peer broke the rules.
+        """
+        async with trio.open_nursery() as nursery:
+            self.cursor = self.replica.standing.arrival
+            await self.carry_out(self.session.start(self.replica.standing), nursery)
+            nursery.start_soon(self.push, nursery)
+            async for message in self.inbox:
+                async with self.turn:
+                    effects = self.session.receive(message, self.replica.standing)
+                    await self.carry_out(effects, nursery)
+                if self.ended:
+                    break
+                self.on_progress()
+                self.replica.signal.fire()
+            nursery.cancel_scope.cancel()
+        return self.ended
+
+    async def carry_out(self, effects: Sequence[Effect], nursery: trio.Nursery) -> None:
+        """Carry out effects in order."""
+        for effect in effects:
+            match effect:
+                case Send(message):
+                    self.link.post(message)
+                case StreamLog(above):
+                    nursery.start_soon(self.stream_log, above, nursery)
+                case Take(delta):
+                    await self.take(delta)
+                case Commit(knowledge):
+                    await self.replica.settle_structure()
+                    await self.replica.commit(knowledge)
+                case Recheck():
+                    nursery.start_soon(self.recheck, nursery)
+                case Summarize(prefixes, full):
+                    body = await self.replica.query(summarizer(prefixes, full=full))
+                    self.link.post(Summaries(share=self.replica.share, body=body))
+                case Descend(body, asked):
+                    theirs = Summary.from_wire(body, asked)
+                    await self.carry_out(await self.descend(theirs), nursery)
+                case Supply(keys):
+                    nursery.start_soon(self.supply, keys)
+                case Answer(hashes):
+                    found = await self.replica.query(lambda store, h=hashes: find(store, h))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                    nursery.start_soon(self.supply, tuple(entry[2] for entry in found))
+                case End(reason):
+                    self.ended = reason or "closed"
+                case _:
+                    assert_never(effect)
+
+    async def take(self, delta: Delta) -> None:
+        """Hand items to the replica, and answer with our better versions."""
+        if not self.replica.takes:
+            return
+        answers = await self.replica.receive(delta.items, delta.devices, repair=delta.repair)
+        if answers:
+            await self.send_items(answers, repair=True)
+
+    async def descend(self, theirs: Summary) -> list[Effect]:
+        """Compare the peer's summaries with our trie."""
+        found = await self.replica.query(lambda store: compare(store, theirs))
+        lacking = [*found.theirs_only, *(entry[0] for entry in found.differing)]
+        surplus = [entry[2] for entry in (*found.ours_only, *found.differing)]
+        return self.session.descended(found.ask, lacking, surplus)
+
+    async def recheck(self, nursery: trio.Nursery) -> None:
+        """Give writes under way a moment, then let the session look again."""
+        await trio.sleep(RECHECK_S)
+        async with self.turn:
+            await self.replica.settle_structure()
+            await self.carry_out(self.session.recheck(self.replica.standing), nursery)
+
+    # Sending items
+
+    async def send_items(self, items: Sequence[Item], *, repair: bool = False, wait: bool = False) -> None:
+        """Send items, many to a message."""
+        devices = await self.replica.query(lambda store: store.actor_devices())
+        for at in range(0, len(items), ITEMS_PER_DELTA):
+            part = tuple(items[at : at + ITEMS_PER_DELTA])
+            delta = Delta(share=self.replica.share, items=part, devices=tuple(devices.items()), repair=repair)
+            if wait:
+                await self.link.stream(delta)
+            else:
+                self.link.post(delta)
+
+    async def stream_log(self, above: Knowledge, nursery: trio.Nursery) -> None:
+        """Send everything above the peer's knowledge, then go on with what arrives."""
+        up_to = self.replica.standing.arrival
+        items = await self.replica.query(lambda store: store.log_above(above, up_to=up_to))
+        while True:
+            part = await self.replica.query(lambda _: next_items(items, ITEMS_PER_DELTA))
+            if part:
+                await self.send_items(part, wait=True)
+            if len(part) < ITEMS_PER_DELTA:
+                break
+        async with self.turn:
+            self.cursor = up_to
+            await self.push_news(nursery, streamed=True)
+
+    async def push(self, nursery: trio.Nursery) -> None:
+        """Push what arrives, for as long as the session lives."""
+        while True:
+            changed = self.replica.signal.event
+            async with self.turn:
+                if self.session.pushes:
+                    await self.push_news(nursery, streamed=False)
+            await changed.wait()
+
+    async def push_news(self, nursery: trio.Nursery, *, streamed: bool) -> None:
+        """Send what arrived since the last time and say how we stand; the turn is held."""
+        while True:
+            standing = self.replica.standing
+            while self.cursor < standing.arrival:
+                since = self.cursor
+                items, self.cursor = await self.replica.query(
+                    lambda store, since=since: store.log_since(since, limit=ITEMS_PER_DELTA)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                )
+                news = [item for item in items if self.session.is_news(item)]
+                if news:
+                    await self.send_items(news)
+            if standing is not self.replica.standing:
+                continue  # more arrived meanwhile: what we say must not run ahead of what we sent
+            effects = self.session.streamed(standing) if streamed else self.session.noticed(standing)
+            await self.carry_out(effects, nursery)
+            return
+
+    async def supply(self, keys: tuple[bytes, ...]) -> None:
+        """Send the newest versions of some items, as repair."""
+        for at in range(0, len(keys), ITEMS_PER_DELTA):
+            part = keys[at : at + ITEMS_PER_DELTA]
+            rows = await self.replica.query(lambda store, part=part: store.get_many(part))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            if rows:
+                await self.send_items([row.item for row in rows.values()], repair=True, wait=True)
+
+    def close(self, reason: str) -> None:
+        """Tell the peer that this session ends."""
+        self.link.post(Closed(share=self.replica.share, reason=reason))
+
+
+def next_items(items: Iterator[Item], most: int) -> list[Item]:
+    """Return the next items of a log; blocks."""
+    return list(islice(items, most))
+
+
+def summarizer(prefixes: tuple[bytes, ...], *, full: bool) -> Callable[[ShareStorage], object]:
+    """Return the blocking read that answers `Ask`."""
+    return lambda store: summarize(store, prefixes, budget_bytes=SUMMARY_BYTES, full_width=full).to_wire()

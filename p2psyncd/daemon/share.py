@@ -1,0 +1,191 @@
+"""A share while the daemon runs: its replica, its applier, and the tasks that feed them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from p2psyncd.core.clock import Clock
+from p2psyncd.daemon.applier import Applier
+from p2psyncd.daemon.executor import Executor
+from p2psyncd.daemon.replica import EVERYTHING, Phase, Replica
+from p2psyncd.daemon.signal import Signal
+from p2psyncd.daemon.transfer import Held, Sent
+from p2psyncd.errors import P2psyncError, ShareHeld
+from p2psyncd.sources.source import Dirty
+from p2psyncd.store.device import ShareRecord
+from p2psyncd.store.share import ShareStore
+
+__all__ = ["RunningShare"]
+
+log = logging.getLogger(__name__)
+
+# What failed or was held is looked at again after this long.
+RETRY_S = 10.0
+
+
+@dataclass(slots=True)
+class Hints:
+    """Where local changes may be, gathered until somebody looks."""
+
+    keys: set[bytes]
+    subtrees: set[bytes]
+
+    def add(self, dirty: Dirty) -> None:
+        """Add hints."""
+        self.keys |= dirty.keys
+        self.subtrees |= dirty.subtrees
+
+    def take(self) -> Dirty:
+        """Return what was gathered and begin anew."""
+        dirty = Dirty(keys=frozenset(self.keys), subtrees=frozenset(self.subtrees))
+        self.keys, self.subtrees = set(), set()
+        return dirty
+
+
+class RunningShare:
+    """One share; `run` is its life."""
+
+    def __init__(
+        self,
+        *,
+        record: ShareRecord,
+        store: ShareStore,
+        replica: Replica,
+        held: Held,
+        sent: Sent,
+        clock: Clock,
+        executor: Executor,
+        scan_interval_s: float,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.record = record
+        self.store = store
+        self.replica = replica
+        self.applier = Applier(replica)
+        self.held = held
+        self.sent = sent
+        self.clock = clock
+        self.executor = executor
+        self.scan_interval_s = scan_interval_s
+        self.on_change = on_change
+        self.hints = Hints(set(), set())
+        self.hinted = Signal()
+        self.busy = trio.Lock()
+        """Held while hints are being worked on: whoever has it knows that none are half done."""
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
+
+    async def run(self) -> None:
+        """Scan, watch and apply until cancelled; then close the store."""
+        try:
+            with self.scope:
+                if self.record.paused:
+                    self.replica.enter(Phase.PAUSED, "paused by `p2psync share pause`")
+                    await trio.sleep_forever()
+                await self.live()
+        finally:
+            with trio.CancelScope(shield=True):
+                async with self.replica.lock:
+                    await self.executor.run(self.store.close)
+            self.done.set()
+
+    async def live(self) -> None:
+        """Watch, scan once in full, then follow the hints."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.watch)
+            self.hints.add(EVERYTHING)
+            nursery.start_soon(self.capture)
+            nursery.start_soon(self.applier.run)
+            if self.scan_interval_s:
+                nursery.start_soon(self.rescan_now_and_then)
+
+    async def watch(self) -> None:
+        """Gather hints; where watching is impossible, say so and rely on scans."""
+        while True:
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.watching)
+            except* (OSError, P2psyncError) as group:
+                log.warning("watch_failed share=%s error=%r", self.record.name, group.exceptions)
+            await trio.sleep(RETRY_S)
+            self.notice(EVERYTHING)
+
+    async def watching(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run the source's watch."""
+        await self.replica.source.watch(self.notice, task_status=task_status)
+
+    def notice(self, dirty: Dirty) -> None:
+        """Take a hint."""
+        self.hints.add(dirty)
+        self.hinted.fire()
+
+    async def capture(self) -> None:
+        """Look wherever a hint points to."""
+        while True:
+            hinted = self.hinted.event
+            if self.hints.keys or self.hints.subtrees:
+                await self.work_off()
+            else:
+                await hinted.wait()
+
+    async def work_off(self) -> None:
+        """Work off the hints gathered so far."""
+        async with self.busy:
+            dirty = self.hints.take()
+            if not dirty.keys and not dirty.subtrees:
+                return
+            if self.replica.phase in {Phase.HELD, Phase.ERROR}:
+                dirty = EVERYTHING
+            try:
+                await self.replica.scan(dirty)
+            except ShareHeld as held:
+                self.hold(Phase.HELD, held.detail or held.message)
+            except (OSError, P2psyncError) as error:
+                self.hold(Phase.ERROR, str(error))
+            else:
+                if self.replica.phase is not Phase.READY:
+                    self.replica.enter(Phase.READY)
+                    self.on_change()
+
+    def hold(self, phase: Phase, reason: str) -> None:
+        """Stop exchanging until the cause is gone."""
+        if (self.replica.phase, self.replica.reason) != (phase, reason):
+            log.warning("share_%s share=%s reason=%s", phase.value, self.record.name, reason)
+            self.replica.enter(phase, reason)
+            self.on_change()
+
+    async def rescan_now_and_then(self) -> None:
+        """Scan in full at intervals: what no event told, and what held the share, is seen then."""
+        last = trio.current_time()
+        while True:
+            await trio.sleep(min(RETRY_S, self.scan_interval_s))
+            stuck = self.replica.phase in {Phase.HELD, Phase.ERROR}
+            if stuck or trio.current_time() - last >= self.scan_interval_s:
+                last = trio.current_time()
+                self.notice(EVERYTHING)
+
+    async def detect(self) -> None:
+        """Return once every local change made before the call is recorded.
+
+        Raises:
+            ShareHeld: The share is held, so nothing is recorded.
+        """
+        self.hints.add(EVERYTHING)
+        await self.work_off()
+        if self.replica.phase is Phase.HELD:
+            raise ShareHeld(f"{self.record.name}: {self.replica.reason}")
+
+    async def approve(self) -> None:
+        """Carry out what held the share."""
+        async with self.busy:
+            await self.replica.approve()
+        self.on_change()
+
+    async def stop(self) -> None:
+        """End the share's life and wait until its store is closed."""
+        self.scope.cancel()
+        await self.done.wait()

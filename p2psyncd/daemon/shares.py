@@ -1,0 +1,373 @@
+"""The shares of this device: opening, adding, accepting and forgetting them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import trio
+
+from p2psyncd.core.clock import Clock
+from p2psyncd.core.ids import ActorId, DeviceId, ShareId
+from p2psyncd.daemon.config import Config
+from p2psyncd.daemon.executor import Executor
+from p2psyncd.daemon.replica import Phase, Replica
+from p2psyncd.daemon.share import RunningShare
+from p2psyncd.daemon.transfer import Held
+from p2psyncd.errors import (
+    BadRequest,
+    DatabasesUnsupported,
+    FolderMissing,
+    NestedShare,
+    NoSuchShare,
+    NotAFolder,
+    P2psyncError,
+    ShareExists,
+    ShareHeld,
+)
+from p2psyncd.sources.folder.source import FolderSource, create_marker
+from p2psyncd.store.device import DeviceStore, PeerRecord, ShareRecord
+from p2psyncd.store.share import ShareStore
+from p2psyncd.wire.messages import Offer, Offers
+
+__all__ = ["Shares"]
+
+log = logging.getLogger(__name__)
+
+SQLITE_MAGIC = b"SQLite format 3\x00"
+MEMBERS = "members"
+SECRET_BYTES = 32
+SHARE_ID_BYTES = 16
+
+
+class Shares:
+    """The table of shares and what runs for each."""
+
+    def __init__(
+        self,
+        *,
+        state_dir: Path,
+        devices: DeviceStore,
+        config: Config,
+        clock: Clock,
+        executor: Executor,
+        entropy: Callable[[int], bytes],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.folder = state_dir / "shares"
+        self.devices = devices
+        self.config = config
+        self.clock = clock
+        self.executor = executor
+        self.entropy = entropy
+        self.on_change = on_change
+        self.running: dict[ShareId, RunningShare] = {}
+        self.broken: dict[ShareId, tuple[ShareRecord, str]] = {}
+        """Shares that could not be opened, and why."""
+        self.nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Open every share and keep them running."""
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            for record in self.devices.shares():
+                await self.start(record)
+            task_status.started()
+            await trio.sleep_forever()
+
+    # Looking up
+
+    def all(self) -> list[RunningShare]:
+        """Return the running shares by name."""
+        return sorted(self.running.values(), key=lambda share: share.record.name)
+
+    def named(self, name: str) -> RunningShare:
+        """Return a running share by its name or ID.
+
+        Raises:
+            NoSuchShare: There is none.
+        """
+        for share in self.running.values():
+            if name in {share.record.name, share.record.id.hex()}:
+                return share
+        for record, reason in self.broken.values():
+            if name == record.name:
+                raise NoSuchShare(f"{name} could not be opened: {reason}")
+        raise NoSuchShare(name)
+
+    def holding(self, path: Path) -> tuple[RunningShare, bytes]:
+        """Return the share that a path lies in, and its key there.
+
+        Raises:
+            NoSuchShare: It lies in none.
+        """
+        for share in self.running.values():
+            root = Path(share.record.path)
+            if path == root or root in path.parents:
+                relative = path.relative_to(root).as_posix()
+                key = b"" if relative == "." else relative.encode("utf-8", "surrogateescape")
+                return share, key
+        raise NoSuchShare(f"{path} is in no share")
+
+    # Who may have what
+
+    def for_device(self, peer: PeerRecord) -> list[RunningShare]:
+        """Return the shares that a paired device may have.
+
+        A share goes to the devices it was shared with, else to all; but an introduced device gets only
+        what its introducer holds.
+        """
+        found = []
+        for share in self.running.values():
+            chosen = share.record.with_devices
+            members = self.members(share)
+            if chosen is not None:
+                allowed = peer.device in chosen or peer.device in members
+            elif peer.introduced_by is not None:
+                allowed = peer.introduced_by in members or peer.device in members
+            else:
+                allowed = True
+            if allowed:
+                found.append(share)
+        return found
+
+    def members(self, share: RunningShare) -> set[DeviceId]:
+        """Return the devices that are known to hold a share."""
+        texts = share.record.settings.get(MEMBERS, [])
+        return {DeviceId(bytes.fromhex(text)) for text in texts} if isinstance(texts, list) else set()
+
+    def note_member(self, share: ShareId, device: DeviceId) -> bool:
+        """Remember that a device holds a share; return whether that is news."""
+        running = self.running.get(share)
+        if running is None or device in self.members(running):
+            return False
+        members = sorted(member.hex() for member in self.members(running) | {device})
+        self.update(running, replace(running.record, settings={**running.record.settings, MEMBERS: members}))
+        return True
+
+    def offers(self, peer: PeerRecord) -> Offers:
+        """Return what a paired device is offered now."""
+        return Offers(
+            offers=tuple(
+                Offer(
+                    share=share.record.id,
+                    name=share.record.name,
+                    kind=share.record.kind,
+                    secret=share.record.secret,
+                    items=share.replica.totals.items,
+                    size=share.replica.totals.size,
+                )
+                for share in self.for_device(peer)
+                if share.replica.phase is not Phase.PAUSED
+            )
+        )
+
+    # Adding
+
+    async def add(
+        self,
+        path: Path,
+        *,
+        name: str | None,
+        kind: str | None,
+        mode: str,
+        with_devices: Sequence[DeviceId] | None,
+    ) -> RunningShare:
+        """Share a folder."""
+        root = self.usable_root(path, kind)
+        wanted = name or root.name or "root"
+        record = ShareRecord(
+            id=ShareId(self.entropy(SHARE_ID_BYTES)),
+            name=wanted,
+            kind="folder",
+            path=str(root),
+            mode=checked_mode(mode),
+            secret=self.entropy(SECRET_BYTES),
+            paused=False,
+            with_devices=tuple(with_devices) if with_devices is not None else None,
+            added_us=self.clock.now_us(),
+            settings={},
+        )
+        return await self.admit(record)
+
+    async def accept(self, offer: Offer, path: Path, *, mode: str, member: DeviceId) -> RunningShare:
+        """Join an offered share."""
+        if offer.kind != "folder":
+            raise DatabasesUnsupported(offer.name)
+        if offer.share in self.running:
+            raise ShareExists(f"{offer.name} is accepted already")
+        made = not path.exists()
+        if made:
+            if not path.parent.is_dir():
+                raise FolderMissing(f"{path.parent}")
+            path.mkdir()
+        try:
+            record = ShareRecord(
+                id=offer.share,
+                name=offer.name,
+                kind="folder",
+                path=str(self.usable_root(path, "folder")),
+                mode=checked_mode(mode),
+                secret=offer.secret,
+                paused=False,
+                with_devices=None,
+                added_us=self.clock.now_us(),
+                settings={MEMBERS: [member.hex()]},
+            )
+            return await self.admit(record)
+        except P2psyncError:
+            if made:
+                path.rmdir()
+            raise
+
+    def usable_root(self, path: Path, kind: str | None) -> Path:
+        """Return a folder's real path if it can be a share.
+
+        Raises:
+            FolderMissing, NotAFolder, DatabasesUnsupported, NestedShare: It cannot.
+        """
+        try:
+            root = path.resolve(strict=True)
+        except OSError as error:
+            raise FolderMissing(str(path)) from error
+        if root.is_file():
+            with root.open("rb") as file:
+                if file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC or kind == "database":
+                    raise DatabasesUnsupported(str(path))
+        if kind == "database":
+            raise DatabasesUnsupported(str(path))
+        if not root.is_dir():
+            raise NotAFolder(str(path))
+        known = [share.record for share in self.running.values()]
+        known += [record for record, _ in self.broken.values()]
+        for record in known:
+            other = Path(record.path)
+            if root == other or other in root.parents or root in other.parents:
+                raise NestedShare(f"{root} and the share {record.name} ({other}) overlap")
+        return root
+
+    async def admit(self, record: ShareRecord) -> RunningShare:
+        """Write a new share down and start it."""
+        if any(record.name == share.record.name for share in self.running.values()):
+            raise ShareExists(record.name)
+        root = Path(record.path)
+        try:
+            await self.executor.run(lambda: create_marker(root, record.id))
+        except OSError as error:
+            raise NotAFolder(f"{root} cannot be written: {error.strerror}") from error
+        self.devices.put_share(record)
+        share = await self.start(record)
+        if share is None:
+            _, reason = self.broken.pop(record.id)
+            self.devices.remove_share(record.id)
+            raise NotAFolder(f"{root}: {reason}")
+        self.on_change()
+        return share
+
+    async def start(self, record: ShareRecord) -> RunningShare | None:
+        """Open a share and start its tasks; one that cannot be opened is remembered with the reason."""
+        try:
+            share = await self.executor.run(lambda: self.open(record))
+        except (OSError, P2psyncError) as error:
+            log.error("share_unusable share=%s error=%s", record.name, error)  # noqa: TRY400  (the reason says it all)
+            self.broken[record.id] = (record, str(error))
+            return None
+        self.running[record.id] = share
+        assert self.nursery is not None
+        self.nursery.start_soon(share.run)
+        return share
+
+    def open(self, record: ShareRecord) -> RunningShare:
+        """Open a share's store and source; blocks."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = ShareStore.open(
+            self.folder / f"{record.id.hex()}.db",
+            share_id=record.id,
+            secret=record.secret,
+            mint_actor=lambda: ActorId(self.entropy(8)),
+            is_conflict=FolderSource.is_conflict_key,
+            received_us=self.clock.now_us,
+        )
+        source = FolderSource(Path(record.path), record.id, store.reader(), self.clock)
+        replica = Replica(
+            share=record.id,
+            store=store,
+            source=source,
+            directory=source.directory_draft,
+            acceptable=source.acceptable,
+            clock=self.clock,
+            executor=self.executor,
+            mode=record.mode,
+        )
+        sent = Sent()
+        held = Held(
+            with_digest=source.storage.with_digest,
+            chunk_list=source.storage.chunk_list,
+            source=source,
+            chunker=source.chunk_reader,
+            sent=sent.count,
+        )
+        return RunningShare(
+            record=record,
+            store=store,
+            replica=replica,
+            held=held,
+            sent=sent,
+            clock=self.clock,
+            executor=self.executor,
+            scan_interval_s=self.config.scan_interval_s,
+            on_change=self.on_change,
+        )
+
+    # Changing and forgetting
+
+    def update(self, share: RunningShare, record: ShareRecord) -> None:
+        """Write a share's changed record down."""
+        share.record = record
+        self.devices.put_share(record)
+
+    async def restart(self, share: RunningShare, record: ShareRecord) -> RunningShare | None:
+        """Stop a share and start it again with another record."""
+        self.update(share, record)
+        del self.running[record.id]
+        self.on_change()
+        await share.stop()
+        again = await self.start(record)
+        self.on_change()
+        return again
+
+    async def remove(self, share: RunningShare) -> None:
+        """Forget a share; its data stays."""
+        del self.running[share.record.id]
+        self.on_change()
+        await share.stop()
+        self.devices.remove_share(share.record.id)
+        file = self.folder / f"{share.record.id.hex()}.db"
+        for name in (file, file.with_name(file.name + "-wal"), file.with_name(file.name + "-shm")):
+            name.unlink(missing_ok=True)
+        await self.executor.run(lambda: forget_marker(share))
+
+
+def forget_marker(share: RunningShare) -> None:
+    """Take the marker out of the folder; history stays. A folder that is gone or held needs nothing."""
+    try:
+        share.replica.source.check()
+        share.held.source.forget()
+    except (OSError, ShareHeld) as error:
+        log.info("marker_left share=%s error=%s", share.record.name, error)
+
+
+def checked_mode(mode: str) -> Literal["send-receive", "send-only", "receive-only"]:
+    """Return a mode.
+
+    Raises:
+        BadRequest: It is none.
+    """
+    match mode:
+        case "send-receive" | "send-only" | "receive-only":
+            return mode
+        case _:
+            raise BadRequest(f"{mode} is no mode; use send-receive, send-only or receive-only")

@@ -1,0 +1,332 @@
+"""The running daemon: opens every nursery, and is where its parts meet.
+
+Order of start: device store, shares, mesh, port, discovery, control socket, then `ready`. What stops,
+stops in the opposite order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+import trio
+
+from p2psyncd import PROTOCOL_VERSION
+from p2psyncd.control.places import Places
+from p2psyncd.control.server import serve
+from p2psyncd.core.clock import Clock
+from p2psyncd.core.ids import DeviceId, ShareId, format_device_id, parse_device_id
+from p2psyncd.daemon.applier import Applier
+from p2psyncd.daemon.backend import DaemonBackend
+from p2psyncd.daemon.config import Config
+from p2psyncd.daemon.executor import Executor
+from p2psyncd.daemon.journal import Journal
+from p2psyncd.daemon.mesh import Mesh
+from p2psyncd.daemon.notify import Notifier
+from p2psyncd.daemon.replica import Phase, Replica
+from p2psyncd.daemon.shares import Shares
+from p2psyncd.daemon.transfer import Held
+from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.net.discovery import Discovery, Lost, Seen
+from p2psyncd.net.identity import Identity, device_of_certificate
+from p2psyncd.net.interfaces import InterfaceFilter
+from p2psyncd.net.listener import Listener
+from p2psyncd.net.pairing import PairedPeer, PairingHost
+from p2psyncd.net.policy import AddressPolicy
+from p2psyncd.store.device import DeviceStore, PeerRecord
+from p2psyncd.wire.messages import Introduced, Introductions, Offers
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger(__name__)
+
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  (who may connect is decided by the address policy)
+
+
+class Supervisor:
+    """See the top of the file."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        load_config: Callable[[], Config],
+        places: Places,
+        name: str,
+        clock: Clock,
+        executor: Executor,
+        entropy: Callable[[int], bytes],
+        notifier: Notifier,
+    ) -> None:
+        self.config = config
+        self.load_config = load_config
+        self.places = places
+        self.name = name
+        self.clock = clock
+        self.executor = executor
+        self.entropy = entropy
+        self.notifier = notifier
+        self.identity = Identity.load_or_create(places.identity_dir, clock.now_us())
+        self.devices = DeviceStore.open(places.state_dir / "device.db")
+        self.journal = Journal(self.devices, clock)
+        self.policy = AddressPolicy([str(network) for network in config.network_allow])
+        self.listening: list[str] = []
+        self.stopping = trio.Event()
+        self.started_s = clock.monotonic_s()
+        self.shares = Shares(
+            state_dir=places.state_dir,
+            devices=self.devices,
+            config=config,
+            clock=clock,
+            executor=executor,
+            entropy=entropy,
+            on_change=self.shares_changed,
+        )
+        self.mesh = Mesh(
+            identity=self.identity,
+            name=name,
+            devices=self.devices,
+            policy=self.policy,
+            clock=clock,
+            events=self,
+            fetches=self.fetches_for,
+            tell=self.journal.tell,
+            introduces=config.pairing_introduce,
+        )
+        self.pairing = PairingHost(
+            identity=self.identity,
+            name=name,
+            clock=clock,
+            entropy=entropy,
+            on_paired=self.paired,
+        )
+        self.discovery: Discovery | None = None
+
+    # Running
+
+    async def run(self) -> None:
+        """Run until `stopping` is set."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.shares.run)
+                await nursery.start(self.mesh.run)
+                listener = Listener(
+                    self.listen_addresses(),
+                    self.identity,
+                    self.mesh.trust,
+                    self.policy,
+                    on_link=self.mesh.accept,
+                    on_content=self.mesh.accept_content,
+                    on_pair=self.pairing.serve,
+                    only=InterfaceFilter(self.config.interfaces),
+                )
+                self.listening = await nursery.start(listener.run)
+                self.mesh.ports = tuple(sorted({port_of(address) for address in self.listening}))
+                if self.config.mdns:
+                    self.discovery = self.make_discovery()
+                    nursery.start_soon(self.discovery.run, self.discovered)
+                await nursery.start(serve, DaemonBackend(self), self.places.socket_path)
+                self.announce_ready()
+                nursery.start_soon(self.notifier.keep_watchdog)
+                await self.stopping.wait()
+                self.notifier.stopping()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.devices.close()
+
+    def make_discovery(self) -> Discovery:
+        """Return discovery for the port that was bound."""
+        return Discovery(
+            device=format_device_id(self.identity.device),
+            name=self.name,
+            port=self.mesh.ports[0],
+            version=PROTOCOL_VERSION,
+            policy=self.policy,
+            only=InterfaceFilter(self.config.interfaces),
+        )
+
+    def listen_addresses(self) -> list[str]:
+        """Return the "ip:port" texts to listen on; an empty host means both families."""
+        texts = []
+        for address in self.config.listen:
+            for host in [address.host] if address.host else EVERYWHERE:
+                texts.append(f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}")
+        return texts
+
+    def announce_ready(self) -> None:
+        """Say that everything works now: to the log, to systemd, to the journal."""
+        device = format_device_id(self.identity.device)
+        log.info("ready name=%s id=%s listen=%s", self.name, device, ",".join(self.listening))
+        self.notifier.ready()
+        self.journal.tell("ready", message=f"listening on {', '.join(self.listening)}")
+
+    def reload(self) -> None:
+        """Read the configuration again; what cannot change while running needs a restart.
+
+        Raises:
+            ConfigError: It cannot be used; the old one stays in force.
+        """
+        fresh = self.load_config()
+        self.config = replace(self.config, log_level=fresh.log_level, network_allow=fresh.network_allow)
+        self.policy.allow([str(network) for network in fresh.network_allow])
+        logging.getLogger("p2psyncd").setLevel(fresh.log_level.upper())
+        log.info("reloaded")
+
+    # Discovery
+
+    def discovered(self, found: Seen | Lost) -> None:
+        """Take in what discovery found."""
+        try:
+            device = parse_device_id(found.device)
+        except ValueError:
+            log.debug("discovery_nonsense id=%r", found.device[:80])
+            return
+        if isinstance(found, Seen):
+            self.mesh.seen(device, found.addresses)
+        else:
+            self.mesh.lost(device)
+
+    # Pairing
+
+    def paired(self, peer: PairedPeer) -> None:
+        """Store a device that was just paired by code, and connect to it."""
+        self.devices.forget_removal(peer.device)
+        record = PeerRecord(
+            device=peer.device,
+            name=self.free_name(peer.name, peer.device),
+            certificate=peer.certificate,
+            introduced_by=None,
+            addresses=(peer.address,) if peer.address else (),
+            paused=False,
+            paired_us=self.clock.now_us(),
+            last_seen_us=self.clock.now_us(),
+            found_by="address",
+        )
+        self.mesh.put(record)
+        self.devices.set_setting(f"introduce:{peer.device.hex()}", b"1" if peer.introduce else b"0")
+        self.journal.tell("paired", device=record.name, message=f"paired with {record.name}")
+        log.info("paired peer=%s id=%s", record.name, format_device_id(peer.device))
+        if self.discovery is not None:
+            self.discovery.refresh()
+
+    def free_name(self, name: str, device: DeviceId) -> str:
+        """Return a name that no other paired device has."""
+        taken = {s.record.name for s in self.mesh.peers.values() if s.record.device != device} | {self.name}
+        if name not in taken:
+            return name
+        return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)
+
+    # What the mesh asks (PeerEvents)
+
+    def shares_changed(self) -> None:
+        """Let every connection see that shares came, went or changed their phase."""
+        self.mesh.refresh()
+
+    def replicas_for(self, device: DeviceId) -> Sequence[Replica]:
+        """Return the replicas that this device shares with a peer and that can exchange now."""
+        state = self.mesh.peers.get(device)
+        if state is None:
+            return []
+        return [
+            share.replica
+            for share in self.shares.for_device(state.record)
+            if share.replica.phase in {Phase.READY, Phase.SCANNING}
+        ]
+
+    def fetches_for(self, device: DeviceId) -> Mapping[ShareId, tuple[Applier, Held]]:
+        """Return who wants contents, for each share that a peer is a member of."""
+        state = self.mesh.peers.get(device)
+        if state is None:
+            return {}
+        shares = self.shares.for_device(state.record)
+        return {share.replica.share: (share.applier, share.held) for share in shares}
+
+    def member(self, share: ShareId, device: DeviceId) -> None:
+        """Note that a peer holds a share: then devices that it introduced may have it too."""
+        if self.shares.note_member(share, device):
+            self.mesh.refresh()
+
+    def offers_for(self, device: DeviceId) -> Offers:
+        """Return what this device offers a peer now."""
+        state = self.mesh.peers.get(device)
+        return self.shares.offers(state.record) if state is not None else Offers(offers=())
+
+    def introductions_for(self, device: DeviceId) -> Introductions:
+        """Return whom this device introduces to a peer now."""
+        removed = tuple((r.device, r.removed_us) for r in self.devices.removals() if r.everywhere)
+        if not self.may_introduce(device):
+            return Introductions(devices=(), removed=removed)
+        return Introductions(
+            devices=tuple(
+                Introduced(
+                    device=state.record.device,
+                    name=state.record.name,
+                    certificate=state.record.certificate,
+                    addresses=state.record.addresses,
+                )
+                for state in self.mesh.peers.values()
+                if state.record.device != device and self.may_introduce(state.record.device)
+            ),
+            removed=removed,
+        )
+
+    def may_introduce(self, device: DeviceId) -> bool:
+        """Return whether a device takes part in introductions."""
+        return self.config.pairing_introduce and self.devices.setting(f"introduce:{device.hex()}") != b"0"
+
+    def introduced(self, by: DeviceId, introductions: Introductions) -> None:
+        """Take in what a peer says of other devices; removals win over introductions."""
+        introducer = self.mesh.describe(by)
+        for device, when_us in introductions.removed:
+            state = self.mesh.peers.get(device)
+            if self.devices.removed(device) is None:
+                self.devices.put_removal(device, when_us, by, everywhere=True)
+            if state is not None and state.record.introduced_by is not None:
+                name = state.record.name
+                self.mesh.drop(device)
+                self.journal.tell("removed", device=name, message=f"{introducer} removed {name} everywhere")
+        if not self.may_introduce(by):
+            return
+        for one in introductions.devices:
+            if one.device == self.identity.device or one.device in self.mesh.peers:
+                continue
+            if self.devices.removed(one.device) is not None:
+                continue
+            if device_of_certificate(one.certificate) != one.device:
+                raise RemoteProtocolError("An introduced device's certificate is not its own")
+            name = self.free_name(one.name, one.device)
+            self.mesh.put(
+                PeerRecord(
+                    device=one.device,
+                    name=name,
+                    certificate=one.certificate,
+                    introduced_by=by,
+                    addresses=one.addresses,
+                    paused=False,
+                    paired_us=self.clock.now_us(),
+                    last_seen_us=0,
+                    found_by="mdns",
+                )
+            )
+            self.journal.tell("introduced", device=name, message=f"{introducer} introduced {name}")
+            if self.discovery is not None:
+                self.discovery.refresh()
+
+    def removed_by(self, device: DeviceId) -> None:
+        """Note that a peer has removed this device: it has to be paired again."""
+        state = self.mesh.peers.get(device)
+        if state is not None:
+            self.mesh.note_trouble(
+                state, f"{state.record.name} has removed this device. Pair them again with `p2psync pair`."
+            )
+
+    def content_wanted(self, device: DeviceId) -> None:
+        """Dial a content connection on which the peer asks."""
+        self.mesh.content_wanted(device)
+
+
+def port_of(address: str) -> int:
+    """Return the port of "ip:port"."""
+    return int(address.rpartition(":")[2])

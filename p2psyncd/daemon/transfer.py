@@ -1,0 +1,234 @@
+"""Fetching contents from one peer and giving ours to it; everything here blocks, in worker threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from p2psyncd.core.ids import ShareId
+from p2psyncd.core.item import Kind
+from p2psyncd.core.storage import Pending, Stored
+from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.net.content import ContentClient, Readable
+from p2psyncd.sources.source import ContentReader, ContentWriter, Source
+from p2psyncd.wire.content import CHUNK_ENTRY_BYTES
+
+__all__ = ["Held", "Provider", "Sent", "fetch_large", "fetch_small"]
+
+CHUNK_HASH_BYTES = 16
+# Tell the applier after this many small contents, so that applying overlaps with fetching.
+STAGED_PER_NOTE = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a peer may be given of one share, and how to find it; the calls block."""
+
+    with_digest: Callable[[bytes], list[Stored]]
+    chunk_list: Callable[[bytes], bytes | None]
+    source: Source
+    chunker: Callable[[ContentReader], bytes]
+    sent: Callable[[int], None]
+    """Counts a content that was given away, by its bytes."""
+
+
+class Sent:
+    """Counts what peers were given; several threads count."""
+
+    def __init__(self) -> None:
+        self.items = 0
+        self.size = 0
+        self.lock = threading.Lock()
+
+    def count(self, size: int) -> None:
+        """Add one content of so many bytes."""
+        with self.lock:
+            self.items += 1
+            self.size += size
+
+
+class Provider:
+    """Finds the contents that a peer asks for: only in shares that it is a member of."""
+
+    def __init__(self, shares: Callable[[], Mapping[ShareId, Held]]) -> None:
+        self.shares = shares
+
+    def open(self, share: ShareId, digest: bytes) -> Readable | None:
+        """Open a content; None if the share is none of the peer's or holds no such content now."""
+        held = self.shares().get(share)
+        return None if held is None else self.reader(held, digest)
+
+    def reader(self, held: Held, digest: bytes) -> ContentReader | None:
+        """Open a content of a share."""
+        for stored in held.with_digest(digest):
+            reader = held.source.reader(stored)
+            if reader is not None:
+                held.sent(reader.size)
+                return reader
+        return None
+
+    def chunk_list(self, share: ShareId, digest: bytes) -> bytes | None:
+        """Return a content's packed chunk list, computed now if it is not on record."""
+        held = self.shares().get(share)
+        if held is None:
+            return None
+        known = held.chunk_list(digest)
+        if known is not None:
+            return known
+        reader = self.reader(held, digest)
+        if reader is None:
+            return None
+        try:
+            chunks = held.chunker(reader)
+            return chunks if reader.unchanged() else None
+        except OSError:
+            return None  # shorter than a moment ago: being edited
+        finally:
+            reader.close()
+
+
+def fetch_small(
+    client: ContentClient,
+    share: ShareId,
+    digests: Sequence[bytes],
+    source: Source,
+    note: Callable[[list[bytes]], None],
+) -> list[bytes]:
+    """Fetch small contents into staging; return the digests that the peer has not got.
+
+    Args:
+        client: The connection.
+        share: Whose contents.
+        digests: Which.
+        source: Where they go.
+        note: Told now and then which are staged.
+    """
+    missing: list[bytes] = []
+    staged: list[bytes] = []
+    for digest, data in client.blobs(share, digests):
+        if data is None:
+            missing.append(digest)
+            continue
+        source.put_content(digest, data)
+        staged.append(digest)
+        if len(staged) >= STAGED_PER_NOTE:
+            note(staged)
+            staged = []
+    if staged:
+        note(staged)
+    return missing
+
+
+def unpack_chunks(packed: bytes) -> list[tuple[bytes, int]]:
+    """Return (hash, length) of each chunk of a packed list."""
+    return [
+        (
+            packed[at : at + CHUNK_HASH_BYTES],
+            int.from_bytes(packed[at + CHUNK_HASH_BYTES : at + CHUNK_ENTRY_BYTES], "big"),
+        )
+        for at in range(0, len(packed), CHUNK_ENTRY_BYTES)
+    ]
+
+
+def base_of(pending: Sequence[Pending]) -> Stored | None:
+    """Return an applied file that a wanted content is about to replace: likely much like it."""
+    for one in pending:
+        if one.base is not None and one.base.item.kind is Kind.FILE and one.base.state:
+            return one.base
+    return None
+
+
+def copy_known_chunks(
+    chunks: Sequence[tuple[bytes, int]],
+    base_chunks: Sequence[tuple[bytes, int]],
+    reader: ContentReader,
+    writer: ContentWriter,
+) -> list[tuple[int, int]]:
+    """Copy the chunks that the base has; return the ranges (offset, length) that must be fetched."""
+    places: dict[bytes, tuple[int, int]] = {}
+    at = 0
+    for digest, length in base_chunks:
+        places.setdefault(digest, (at, length))
+        at += length
+    ranges: list[tuple[int, int]] = []
+    at = 0
+    for digest, length in chunks:
+        place = places.get(digest)
+        copied = False
+        if place is not None and place[1] == length:
+            try:
+                data = reader.read_at(place[0], length)
+            except OSError:
+                data = b""  # the base shrank under our hands: fetch the chunk
+            if blake3(data).digest(length=CHUNK_HASH_BYTES) == digest:
+                writer.write_at(at, data)
+                copied = True
+        if not copied:
+            if ranges and sum(ranges[-1]) == at:
+                ranges[-1] = (ranges[-1][0], ranges[-1][1] + length)
+            else:
+                ranges.append((at, length))
+        at += length
+    return ranges
+
+
+def plan_ranges(
+    client: ContentClient,
+    share: ShareId,
+    digest: bytes,
+    *,
+    size: int,
+    held: Held,
+    base: Stored | None,
+    writer: ContentWriter,
+) -> list[tuple[int, int]] | None:
+    """Take what this device has; return the ranges to fetch, or None if the peer has not got the content."""
+    whole = [(0, size)]
+    if base is None:
+        return whole
+    reader = held.source.reader(base)
+    if reader is None:
+        return whole
+    try:
+        known = held.chunk_list(base.item.digest)
+        if known is None:
+            known = held.chunker(reader)
+        packed = client.chunk_list(share, digest)
+        if packed is None:
+            return None
+        chunks = unpack_chunks(packed)
+        if sum(length for _, length in chunks) != size:
+            raise RemoteProtocolError("A chunk list does not add up to its file")
+        return copy_known_chunks(chunks, unpack_chunks(known), reader, writer)
+    finally:
+        reader.close()
+
+
+def fetch_large(
+    client: ContentClient, share: ShareId, digest: bytes, *, size: int, held: Held, pending: Sequence[Pending]
+) -> bool:
+    """Fetch one large content into staging; return whether the peer has got it.
+
+    Only chunks travel that the file to be replaced has not. The whole is verified before it counts.
+    """
+    writer = held.source.writer(digest, size)
+    done = False
+    try:
+        ranges = plan_ranges(
+            client, share, digest, size=size, held=held, base=base_of(pending), writer=writer
+        )
+        if ranges is not None:
+            missing = sum(length for _, length in ranges)
+            for offset, data in client.ranges(share, digest, ranges):
+                writer.write_at(offset, data)
+                missing -= len(data)
+            if missing == 0:
+                writer.commit()
+                done = True
+    finally:
+        if not done:
+            writer.abandon()
+    return done

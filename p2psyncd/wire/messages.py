@@ -1,0 +1,525 @@
+"""The messages of the main connection, `p2psync/1`: what they say and how they look.
+
+A message is a CBOR list: its type's number, then its fields. A receiver ignores fields beyond those
+it knows, so that a later version may add some; a type that it does not know is refused by its number.
+docs/protocol.md lists the same in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from p2psyncd.core.ids import ACTOR_ID_BYTES, DEVICE_ID_BYTES, SHARE_ID_BYTES, ActorId, DeviceId, ShareId
+from p2psyncd.core.item import Item
+from p2psyncd.core.knowledge import KNOWLEDGE_HASH_BYTES
+from p2psyncd.core.merkle import prefixes_from_wire
+from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.wire.codec import decode, encode, take_bool, take_bytes, take_int, take_list, take_text
+from p2psyncd.wire.records import pack_records, unpack_records
+
+__all__ = [
+    "Ask",
+    "Closed",
+    "Delta",
+    "Done",
+    "Greeting",
+    "Hello",
+    "Introduced",
+    "Introductions",
+    "Know",
+    "Message",
+    "Offer",
+    "Offers",
+    "OpenContent",
+    "Ping",
+    "Pong",
+    "Refusal",
+    "Removed",
+    "ShareMessage",
+    "Summaries",
+    "Want",
+    "decode_message",
+    "encode_message",
+]
+
+NAME_MAX = 256
+TEXT_MAX = 4096
+ROOT_BYTES = 32
+KNOWLEDGE_BYTES_MAX = 16 * 65_536
+CERTIFICATE_BYTES_MAX = 4096
+INSTANCE_BYTES = 8
+HASHES_MAX = 65_536
+LISTS_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """First on every main connection, from both sides."""
+
+    TYPE: ClassVar[int] = 0
+    versions: tuple[int, ...]
+    name: str
+    instance: bytes
+    """8 random bytes of this run of the daemon: tells a restarted peer from a second connection."""
+    ports: tuple[int, ...]
+    """Ports the sender listens on, for a peer that was reached the other way round."""
+    introduces: bool
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [list(self.versions), self.name, self.instance, list(self.ports), self.introduces]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Greeting:
+        """Return the checked message."""
+        return cls(
+            versions=tuple(take_int(v, "version") for v in take_list(fields[0], "versions", most=64)),
+            name=take_text(fields[1], "name", most=NAME_MAX),
+            instance=take_bytes(fields[2], "instance", least=INSTANCE_BYTES, most=INSTANCE_BYTES),
+            ports=tuple(take_int(p, "port", most=65_535) for p in take_list(fields[3], "ports", most=64)),
+            introduces=take_bool(fields[4], "introduces"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why the sender is about to close the connection."""
+
+    TYPE: ClassVar[int] = 1
+    code: str
+    text: str
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [self.code, self.text]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Refusal:
+        """Return the checked message."""
+        return cls(
+            code=take_text(fields[0], "code", most=NAME_MAX), text=take_text(fields[1], "text", most=TEXT_MAX)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A share that the sender holds and would keep equal with the receiver."""
+
+    share: ShareId
+    name: str
+    kind: str
+    secret: bytes
+    """Key of the share's key hashes, 32 bytes; only members ever see it."""
+    items: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offers:
+    """All shares that the sender offers to the receiver now; replaces what it said before."""
+
+    TYPE: ClassVar[int] = 2
+    offers: tuple[Offer, ...]
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [[[o.share, o.name, o.kind, o.secret, o.items, o.size] for o in self.offers]]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Offers:
+        """Return the checked message."""
+        offers = []
+        for row in take_list(fields[0], "offers", most=LISTS_MAX):
+            share, name, kind, secret, items, size = take_list(row, "offer", least=6, most=64)[:6]
+            offers.append(
+                Offer(
+                    share=take_share(share),
+                    name=take_text(name, "name", most=NAME_MAX),
+                    kind=take_text(kind, "kind", most=NAME_MAX),
+                    secret=take_bytes(secret, "secret", least=32, most=32),
+                    items=take_int(items, "items"),
+                    size=take_int(size, "size"),
+                )
+            )
+        return cls(offers=tuple(offers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Introduced:
+    """A device that the sender is paired with."""
+
+    device: DeviceId
+    name: str
+    certificate: bytes
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Introductions:
+    """Devices that the sender is paired with, and devices that were removed everywhere."""
+
+    TYPE: ClassVar[int] = 3
+    devices: tuple[Introduced, ...]
+    removed: tuple[tuple[DeviceId, int], ...]
+    """Device and when it was removed, microseconds since 1970."""
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [
+            [[d.device, d.name, d.certificate, list(d.addresses)] for d in self.devices],
+            [[device, when_us] for device, when_us in self.removed],
+        ]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Introductions:
+        """Return the checked message."""
+        devices = []
+        for row in take_list(fields[0], "devices", most=LISTS_MAX):
+            device, name, certificate, addresses = take_list(row, "device", least=4, most=64)[:4]
+            devices.append(
+                Introduced(
+                    device=take_device(device),
+                    name=take_text(name, "name", most=NAME_MAX),
+                    certificate=take_bytes(certificate, "certificate", most=CERTIFICATE_BYTES_MAX),
+                    addresses=tuple(
+                        take_text(a, "address", most=NAME_MAX)
+                        for a in take_list(addresses, "addresses", most=64)
+                    ),
+                )
+            )
+        removed = []
+        for row in take_list(fields[1], "removed", most=LISTS_MAX):
+            device, when_us = take_list(row, "removed", least=2, most=64)[:2]
+            removed.append((take_device(device), take_int(when_us, "time")))
+        return cls(devices=tuple(devices), removed=tuple(removed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Opens the session of one share: how far the sender is."""
+
+    TYPE: ClassVar[int] = 4
+    share: ShareId
+    actor: ActorId
+    knowledge_hash: bytes
+    knowledge: bytes
+    """Packed; empty when it is long: then `Know` follows if the hashes differ."""
+    root: bytes
+    need_items: int
+    need_size: int
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [
+            self.share,
+            self.actor,
+            self.knowledge_hash,
+            self.knowledge,
+            self.root,
+            self.need_items,
+            self.need_size,
+        ]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Hello:
+        """Return the checked message."""
+        return cls(
+            share=take_share(fields[0]),
+            actor=ActorId(take_bytes(fields[1], "actor", least=ACTOR_ID_BYTES, most=ACTOR_ID_BYTES)),
+            knowledge_hash=take_bytes(
+                fields[2], "knowledge hash", least=KNOWLEDGE_HASH_BYTES, most=KNOWLEDGE_HASH_BYTES
+            ),
+            knowledge=take_bytes(fields[3], "knowledge", most=KNOWLEDGE_BYTES_MAX),
+            root=take_bytes(fields[4], "root", least=ROOT_BYTES, most=ROOT_BYTES),
+            need_items=take_int(fields[5], "need"),
+            need_size=take_int(fields[6], "need"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Know:
+    """The sender's whole knowledge, packed."""
+
+    TYPE: ClassVar[int] = 5
+    share: ShareId
+    knowledge: bytes
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [self.share, self.knowledge]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Know:
+        """Return the checked message."""
+        return cls(
+            share=take_share(fields[0]),
+            knowledge=take_bytes(fields[1], "knowledge", most=KNOWLEDGE_BYTES_MAX),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """Versions that the receiver may lack."""
+
+    TYPE: ClassVar[int] = 6
+    share: ShareId
+    items: tuple[Item, ...]
+    devices: tuple[tuple[ActorId, DeviceId], ...] = ()
+    """Which device each actor belongs to, as far as the sender knows."""
+    repair: bool = False
+    """Sent because of the Merkle descent, not from the log."""
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        table, records = pack_records(self.items, dict(self.devices))
+        return [self.share, self.repair, table, records]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Delta:
+        """Return the checked message."""
+        items, devices = unpack_records(fields[2], fields[3])
+        return cls(
+            share=take_share(fields[0]),
+            repair=take_bool(fields[1], "repair"),
+            items=tuple(items),
+            devices=tuple(devices),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The sender has sent all it has, up to this knowledge; and how it stands now."""
+
+    TYPE: ClassVar[int] = 7
+    share: ShareId
+    knowledge: bytes
+    """Packed: the sender's, joined with what it was told by the receiver and has taken in."""
+    root: bytes
+    need_items: int
+    need_size: int
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [self.share, self.knowledge, self.root, self.need_items, self.need_size]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Done:
+        """Return the checked message."""
+        return cls(
+            share=take_share(fields[0]),
+            knowledge=take_bytes(fields[1], "knowledge", most=KNOWLEDGE_BYTES_MAX),
+            root=take_bytes(fields[2], "root", least=ROOT_BYTES, most=ROOT_BYTES),
+            need_items=take_int(fields[3], "need"),
+            need_size=take_int(fields[4], "need"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Asks for the summaries of some nodes of the trie."""
+
+    TYPE: ClassVar[int] = 8
+    share: ShareId
+    prefixes: tuple[bytes, ...]
+    full: bool = False
+    """Whether hashes shall come at full width (32 bytes, not 8)."""
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [self.share, list(self.prefixes), self.full]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Ask:
+        """Return the checked message."""
+        return cls(
+            share=take_share(fields[0]),
+            prefixes=tuple(prefixes_from_wire(fields[1])),
+            full=take_bool(fields[2], "full"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summaries:
+    """Answers `Ask`; `body` is a summary in the form of `core.merkle`, checked there."""
+
+    TYPE: ClassVar[int] = 9
+    share: ShareId
+    body: Any = field(default=None)
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [self.share, self.body]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Summaries:
+        """Return the message; its body is checked by `core.merkle`."""
+        return cls(share=take_share(fields[0]), body=fields[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """Asks for the live items whose key hashes begin so (8 bytes each)."""
+
+    TYPE: ClassVar[int] = 10
+    share: ShareId
+    hashes: tuple[bytes, ...]
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [self.share, list(self.hashes)]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Want:
+        """Return the checked message."""
+        return cls(
+            share=take_share(fields[0]),
+            hashes=tuple(
+                take_bytes(h, "key hash", least=8, most=16)
+                for h in take_list(fields[1], "key hashes", most=HASHES_MAX)
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """The sender ends the session of one share (paused, removed, held)."""
+
+    TYPE: ClassVar[int] = 11
+    share: ShareId
+    reason: str
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [self.share, self.reason]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Closed:
+        """Return the checked message."""
+        return cls(share=take_share(fields[0]), reason=take_text(fields[1], "reason", most=TEXT_MAX))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """Asks for a `Pong`."""
+
+    TYPE: ClassVar[int] = 12
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return []
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Ping:
+        """Return the message."""
+        del fields
+        return cls()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """Answers a `Ping`."""
+
+    TYPE: ClassVar[int] = 13
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return []
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Pong:
+        """Return the message."""
+        del fields
+        return cls()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenContent:
+    """Asks the side that dialled to dial a content connection on which the sender fetches."""
+
+    TYPE: ClassVar[int] = 14
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return []
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> OpenContent:
+        """Return the message."""
+        del fields
+        return cls()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """The sender has removed the receiver from its devices."""
+
+    TYPE: ClassVar[int] = 15
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return []
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Removed:
+        """Return the message."""
+        del fields
+        return cls()
+
+
+ShareMessage = Hello | Know | Delta | Done | Ask | Summaries | Want | Closed
+Message = ShareMessage | Greeting | Refusal | Offers | Introductions | Ping | Pong | OpenContent | Removed
+
+CLASSES: tuple[type[Message], ...] = (
+    Greeting,
+    Refusal,
+    Offers,
+    Introductions,
+    Hello,
+    Know,
+    Delta,
+    Done,
+    Ask,
+    Summaries,
+    Want,
+    Closed,
+    Ping,
+    Pong,
+    OpenContent,
+    Removed,
+)
+PARSERS: dict[int, Callable[[Sequence[Any]], Message]] = {cls.TYPE: cls.parse for cls in CLASSES}
+NAMES = {cls.TYPE: cls.__name__ for cls in CLASSES}
+
+
+def take_share(value: object) -> ShareId:
+    """Return a checked share ID."""
+    return ShareId(take_bytes(value, "share", least=SHARE_ID_BYTES, most=SHARE_ID_BYTES))
+
+
+def take_device(value: object) -> DeviceId:
+    """Return a checked device ID."""
+    return DeviceId(take_bytes(value, "device", least=DEVICE_ID_BYTES, most=DEVICE_ID_BYTES))
+
+
+def encode_message(message: Message) -> bytes:
+    """Return a message's payload, to be framed."""
+    return encode([message.TYPE, *message.fields()])
+
+
+def decode_message(payload: bytes) -> Message:
+    """Return the checked message of a payload.
+
+    Raises:
+        RemoteProtocolError: Anything in it is not as docs/protocol.md says.
+    """
+    fields = take_list(decode(payload), "message", least=1, most=64)
+    number = take_int(fields[0], "type")
+    parse = PARSERS.get(number)
+    if parse is None:
+        raise RemoteProtocolError(f"A message has an unknown type ({number})")
+    try:
+        return parse(fields[1:])
+    except IndexError as error:
+        raise RemoteProtocolError(f"A message lacks fields ({NAMES[number]})") from error
