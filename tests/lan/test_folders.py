@@ -202,7 +202,7 @@ def test_a_mass_delete_is_held_until_approved(paired: tuple[Device, Device]) -> 
     eventually("the share is held", lambda: b.share("f")["state"] == "held")
     assert b.cli("wait", "f").code == 5
     assert len(describe(ours)) == 202
-    b.cli("share", "approve", "f", "--yes").ok()
+    b.cli("share", "approve", "f").ok()
     b.wait()
     assert describe(ours) == {}
 
@@ -219,7 +219,7 @@ def test_a_share_whose_marker_is_gone_is_held_and_nothing_is_deleted(paired: tup
     assert len(describe(ours)) == 21
 
 
-def test_verify_finds_rot_that_no_time_stamp_shows(paired: tuple[Device, Device]) -> None:
+def test_verify_and_diff_find_nothing_wrong_in_an_equal_share(paired: tuple[Device, Device]) -> None:
     a, b = paired
     (a.folder / "f").mkdir()
     (a.folder / "f" / "x").write_text("x" * 1000)
