@@ -51,7 +51,7 @@ def share_add(backend: Backend, given: Arguments) -> Call:
         name=given.text_or_none("name"),
         kind=given.one_of_or_none("kind", KINDS),
         mode=given.one_of("mode", MODES, "send-receive"),
-        with_devices=given.texts("with"),
+        with_devices=given.texts("with_devices"),
     )
 
 
@@ -62,7 +62,7 @@ def share_accept(backend: Backend, given: Arguments) -> Call:
         given.text("name"),
         given.path("path"),
         mode=given.one_of("mode", MODES, "send-receive"),
-        from_device=given.text_or_none("from"),
+        from_device=given.text_or_none("from_device"),
     )
 
 

@@ -127,7 +127,7 @@ READS = [
     (
         "POST",
         "/v1/shares/add",
-        {"path": "/a", "name": "n", "kind": "folder", "mode": "send-only", "with": ["desk"]},
+        {"path": "/a", "name": "n", "kind": "folder", "mode": "send-only", "with_devices": ["desk"]},
         "share_add",
         ("/a",),
         {"name": "n", "kind": "folder", "mode": "send-only", "with_devices": ["desk"]},
@@ -143,7 +143,7 @@ READS = [
     (
         "POST",
         "/v1/shares/accept",
-        {"name": "n", "path": "/a", "from": "desk"},
+        {"name": "n", "path": "/a", "from_device": "desk"},
         "share_accept",
         ("n", "/a"),
         {"mode": "send-receive", "from_device": "desk"},
@@ -247,7 +247,10 @@ async def test_curl_can_ask(scripted: ModuleType, socket_path: Path) -> None:
         (("POST", "/v1/shares/pause", None), (400, "`name` is missing")),
         (("POST", "/v1/shares/add", {"path": "a/b"}), (400, "`path` must be an absolute path")),
         (("POST", "/v1/shares/add", {"path": "/a", "kind": "heap"}), (400, "`kind` must be one of folder")),
-        (("POST", "/v1/shares/add", {"path": "/a", "with": "desk"}), (400, "`with` must be a list of texts")),
+        (
+            ("POST", "/v1/shares/add", {"path": "/a", "with_devices": "desk"}),
+            (400, "`with_devices` must be a list of texts"),
+        ),
         (("POST", "/v1/devices/remove", {"name": "a", "everywhere": "perhaps"}), (400, "true or false")),
         (("GET", "/v1/conflicts?all=perhaps", None), (400, "`all` must be true or false")),
         (("GET", "//[/v1/status", None), (400, "the address cannot be read")),

@@ -1,0 +1,192 @@
+"""`p2psync share …`: what is shared, and what could be."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from p2psync.complete import device_names, offer_names, share_names
+from p2psync.escape import escape
+from p2psync.render import columns, count, emit, emit_json, size, talk
+from p2psync.session import Commands, Json, Session, Yes, absolute, confirm
+from p2psyncd.control.messages import Offer, ShareStatus
+
+__all__ = ["register"]
+
+
+class ModeChoice(StrEnum):
+    """Which way changes travel."""
+
+    SEND_RECEIVE = "send-receive"
+    SEND_ONLY = "send-only"
+    RECEIVE_ONLY = "receive-only"
+
+
+class KindChoice(StrEnum):
+    """What is shared."""
+
+    FOLDER = "folder"
+    DATABASE = "database"
+
+
+ShareArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=share_names)]
+OfferArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=offer_names)]
+PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A folder, or an SQLite database.")]
+NameOption = Annotated[
+    str | None, typer.Option("--name", metavar="N", help="Its name; else PATH's last part.")
+]
+KindOption = Annotated[KindChoice | None, typer.Option("--kind", help="Found from PATH if not given.")]
+ModeOption = Annotated[ModeChoice, typer.Option("--mode", help="Which way changes travel.")]
+WithOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="DEVICE",
+        help="Share with this device (repeatable); else with all paired ones, later ones included.",
+        autocompletion=device_names,
+    ),
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="DEVICE", help="Whose offer, if several have one.", autocompletion=device_names
+    ),
+]
+
+
+def register(commands: Commands) -> None:
+    """Declare the commands."""
+    group = commands.group("share", "The shares: folders and databases kept equal.")
+    group.add("add")(add)
+    group.add("list")(show)
+    group.add("offers")(offers)
+    group.add("accept")(accept)
+    group.add("pause")(pause)
+    group.add("resume")(resume)
+    group.add("rescan")(rescan)
+    group.add("remove")(remove)
+    group.add("approve")(approve)
+
+
+def report(share: ShareStatus, said: str, *, as_json: bool) -> None:
+    """Print the share as JSON, or say what was done."""
+    if as_json:
+        emit_json(share)
+    else:
+        talk(said)
+
+
+def add(
+    session: Session,
+    path: PathArgument,
+    *,
+    name: NameOption = None,
+    kind: KindOption = None,
+    mode: ModeOption = ModeChoice.SEND_RECEIVE,
+    with_devices: WithOption = None,
+    as_json: Json = False,
+) -> None:
+    """Share a folder or an SQLite database with the paired devices."""
+    share: ShareStatus = session.client.post(
+        "/v1/shares/add",
+        path=absolute(path),
+        name=name,
+        kind=kind.value if kind else None,
+        mode=mode.value,
+        with_devices=with_devices or None,
+    )
+    whom = escape(", ".join(with_devices)) if with_devices else "all paired devices"
+    said = f"{escape(share['name'])} ({escape(share['path'])}) is offered to {whom}."
+    report(share, said, as_json=as_json)
+
+
+def show(session: Session, *, as_json: Json = False) -> None:
+    """List the shares of this device."""
+    shares: list[ShareStatus] = session.client.get("/v1/shares")
+    if as_json:
+        emit_json(shares)
+        return
+    if not shares:
+        talk("Nothing is shared. `p2psync share add PATH` shares a folder.")
+    rows = [
+        (
+            share["name"],
+            share["state"],
+            share["kind"],
+            share["mode"],
+            count(share["items"], "item"),
+            size(share["bytes"]),
+            share["path"],
+        )
+        for share in shares
+    ]
+    emit(*columns(rows, session.paper, ("NAME", "STATE", "KIND", "MODE", "ITEMS", "SIZE", "PATH")))
+
+
+def offers(session: Session, *, as_json: Json = False) -> None:
+    """List the shares that peers offer and this device has not accepted."""
+    found: list[Offer] = session.client.get("/v1/shares/offers")
+    if as_json:
+        emit_json(found)
+        return
+    if found:
+        talk("`p2psync share accept NAME PATH` joins one.")
+    else:
+        talk("No connected device offers a share that is not here already.")
+    rows = [
+        (one["name"], one["device"], one["kind"], count(one["items"], "item"), size(one["bytes"]))
+        for one in found
+    ]
+    emit(*columns(rows, session.paper, ("NAME", "FROM", "KIND", "ITEMS", "SIZE")))
+
+
+def accept(
+    session: Session,
+    name: OfferArgument,
+    path: PathArgument,
+    *,
+    mode: ModeOption = ModeChoice.SEND_RECEIVE,
+    from_device: FromOption = None,
+    as_json: Json = False,
+) -> None:
+    """Join an offered share, merging it with whatever is already at PATH."""
+    share: ShareStatus = session.client.post(
+        "/v1/shares/accept", name=name, path=absolute(path), mode=mode.value, from_device=from_device
+    )
+    report(share, f"{escape(share['name'])} is at {escape(share['path'])}.", as_json=as_json)
+
+
+def pause(session: Session, name: ShareArgument, *, as_json: Json = False) -> None:
+    """Stop watching and exchanging a share until `share resume`."""
+    share: ShareStatus = session.client.post("/v1/shares/pause", name=name)
+    report(share, f"{escape(share['name'])} is paused.", as_json=as_json)
+
+
+def resume(session: Session, name: ShareArgument, *, as_json: Json = False) -> None:
+    """Go on with a paused share."""
+    share: ShareStatus = session.client.post("/v1/shares/resume", name=name)
+    report(share, f"{escape(share['name'])} goes on.", as_json=as_json)
+
+
+def rescan(session: Session, name: ShareArgument, *, as_json: Json = False) -> None:
+    """Look at everything in a share again; returns when that is done."""
+    share: ShareStatus = session.client.post("/v1/shares/rescan", name=name)
+    said = f"{escape(share['name'])} is scanned: {count(share['items'], 'item')}, {size(share['bytes'])}."
+    report(share, said, as_json=as_json)
+
+
+def remove(session: Session, name: ShareArgument, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Forget a share and leave its data where it is."""
+    confirm(f"Forget the share {escape(name)}? Its files stay; its history and conflicts go.", yes=yes)
+    share: ShareStatus = session.client.post("/v1/shares/remove", name=name)
+    said = f"{escape(share['name'])} is no longer shared; its data stays at {escape(share['path'])}."
+    report(share, said, as_json=as_json)
+
+
+def approve(session: Session, name: ShareArgument, *, as_json: Json = False) -> None:
+    """Release a held share: what held it (a mass deletion, say) is carried out."""
+    share: ShareStatus = session.client.post("/v1/shares/approve", name=name)
+    report(share, f"{escape(share['name'])} is released.", as_json=as_json)
