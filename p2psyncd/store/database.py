@@ -125,7 +125,7 @@ class Database:
             self.run(f"PRAGMA user_version = {len(scripts)}")
 
     def reader(self) -> Database:
-        """Return a connection of its own that sees what is committed and cannot write; for another thread.
+        """Return a connection of its own that sees what is committed and cannot write; for other threads.
 
         In memory there is only one connection: then it is this one, for the same thread.
         """
@@ -134,7 +134,7 @@ class Database:
         with self.translated:
             connection = connect(self.path)
             connection.execute("PRAGMA query_only = ON")
-        return Database(connection, self.path, shared=False)
+        return Database(connection, self.path, shared=True)
 
     def close(self) -> None:
         """Close the connection; all is durable then."""
@@ -201,14 +201,15 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Make all reads in the block see one moment."""
-        if self.connection.in_transaction:
-            yield
-            return
-        self.run("BEGIN")
-        try:
-            yield
-        finally:
-            self.run("COMMIT")
+        with self.lock:
+            if self.connection.in_transaction:
+                yield
+                return
+            self.run("BEGIN")
+            try:
+                yield
+            finally:
+                self.run("COMMIT")
 
     def undo(self, *, outermost: bool) -> None:
         """Roll the innermost block back."""
@@ -223,8 +224,9 @@ def connect(path: str) -> apsw.Connection:
     """Return a connection with this project's settings."""
     connection = apsw.Connection(path)
     connection.set_busy_timeout(BUSY_MS)
+    # apsw goes on to the next statement only when a row that the last one returned is taken.
     connection.execute(
         f"PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
         f"PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF"
-    )
+    ).fetchall()
     return connection

@@ -105,7 +105,7 @@ class ShareStore(ShareReader):
                 self.renew_actor(mint_actor())
 
     def reader(self) -> ShareReader:
-        """Return a view for another thread: it sees what is committed, and is closed on its own."""
+        """Return a view for other threads: it sees what is committed, and is closed on its own."""
         return ShareReader(self.database.reader(), self.secret)
 
     @contextmanager
@@ -223,7 +223,7 @@ class ShareStore(ShareReader):
                     disk_state,
                     received_us,
                     1 if kind and is_conflict(key) else 0,
-                    failed,
+                    failed and storable(failed),
                 )
             )
         self.last_arrival = arrived
@@ -351,3 +351,8 @@ class ShareStore(ShareReader):
             self.database.run(
                 "DELETE FROM chunks WHERE noted <= (SELECT max(noted) FROM chunks) - ?", (CHUNK_LISTS_MAX,)
             )
+
+
+def storable(text: str) -> str:
+    """Return a text without lone surrogates, such as the name of a file that is not UTF-8 brings along."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -19,11 +19,12 @@ CREATE TABLE peers (
     found_by      TEXT NOT NULL       -- "mdns", "address" or "inbound"; '' if never seen
 ) STRICT, WITHOUT ROWID;
 
--- A device that somebody removed: the removal wins over introductions that are older.
+-- A device that was removed, so that no introduction brings it back.
 CREATE TABLE removals (
     device     BLOB PRIMARY KEY,
     removed_us INTEGER NOT NULL,
-    removed_by BLOB NOT NULL          -- the device on which it was removed
+    removed_by BLOB NOT NULL,         -- the device on which it was removed
+    everywhere INTEGER NOT NULL       -- 1: it is to be passed on to others
 ) STRICT, WITHOUT ROWID;
 
 -- A share of this device.
