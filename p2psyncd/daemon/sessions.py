@@ -20,13 +20,15 @@ from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.merkle import Summary, compare, find, summarize
 from p2psyncd.core.storage import ShareStorage
 from p2psyncd.daemon.replica import Replica
-from p2psyncd.wire.messages import Closed, Delta, Message, ShareMessage, Summaries
+from p2psyncd.daemon.signal import Signal
+from p2psyncd.wire.messages import Closed, Delta, Message, ShareMessage, Summaries, Want
 from p2psyncd.wire.session import (
     Answer,
     Commit,
     Descend,
     Effect,
     End,
+    Inspected,
     Recheck,
     Send,
     Session,
@@ -46,6 +48,8 @@ ITEMS_PER_DELTA = 1000
 # Roots may differ for a moment because writes are under way; a descent for that would be waste.
 RECHECK_S = 0.3
 SUMMARY_BYTES = 4096
+INSPECTION_S = 20.0
+INSPECTED_MAX = 4096
 
 
 class MessageLink(Protocol):
@@ -80,6 +84,12 @@ class SessionDriver:
         self.turn = trio.Lock()
         self.cursor = 0
         self.ended = ""
+        self.inspected: Inspected | None = None
+        self.inspection = Signal()
+        self.asks = 0
+        """Questions of descents so far: round trips."""
+        self.repaired: dict[bytes, Item] = {}
+        """Items that came as repair during an inspection."""
 
     @property
     def in_sync(self) -> bool:
@@ -133,6 +143,7 @@ class SessionDriver:
                     body = await self.replica.query(summarizer(prefixes, full=full))
                     self.link.post(Summaries(share=self.replica.share, body=body))
                 case Descend(body, asked):
+                    self.asks += 1
                     theirs = Summary.from_wire(body, asked)
                     await self.carry_out(await self.descend(theirs), nursery)
                 case Supply(keys):
@@ -140,6 +151,9 @@ class SessionDriver:
                 case Answer(hashes):
                     found = await self.replica.query(lambda store, h=hashes: find(store, h))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                     nursery.start_soon(self.supply, tuple(entry[2] for entry in found))
+                case Inspected():
+                    self.inspected = effect
+                    self.inspection.fire()
                 case End(reason):
                     self.ended = reason or "closed"
                 case _:
@@ -147,6 +161,9 @@ class SessionDriver:
 
     async def take(self, delta: Delta) -> None:
         """Hand items to the replica, and answer with our better versions."""
+        if delta.repair and self.inspected is not None:
+            self.repaired.update((item.key, item) for item in delta.items)
+            self.inspection.fire()
         if not self.replica.takes:
             return
         answers = await self.replica.receive(delta.items, delta.devices, repair=delta.repair)
@@ -166,6 +183,31 @@ class SessionDriver:
         async with self.turn:
             await self.replica.settle_structure()
             await self.carry_out(self.session.recheck(self.replica.standing), nursery)
+
+    async def inspect(self) -> tuple[list[bytes], dict[bytes, Item]]:
+        """Return what differs now: keys of ours, and the peer's versions by key.
+
+        Raises:
+            trio.TooSlowError: The peer does not answer.
+        """
+        try:
+            with trio.fail_after(INSPECTION_S):
+                while self.inspected is None:
+                    event = self.inspection.event
+                    async with self.turn:
+                        for effect in self.session.inspect():
+                            assert isinstance(effect, Send)
+                            self.link.post(effect.message)
+                    await event.wait()
+                found = self.inspected
+                if found.lacking:
+                    self.link.post(Want(share=self.replica.share, hashes=found.lacking[:INSPECTED_MAX]))
+                while len(self.repaired) < len(found.lacking[:INSPECTED_MAX]):
+                    await self.inspection.event.wait()
+            return list(found.surplus), dict(self.repaired)
+        finally:
+            self.inspected = None
+            self.repaired.clear()
 
     # Sending items
 

@@ -16,7 +16,7 @@ from p2psyncd.daemon.config import Config
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.share import RunningShare
-from p2psyncd.daemon.transfer import Held
+from p2psyncd.daemon.transfer import Held, Sent
 from p2psyncd.errors import (
     BadRequest,
     DatabasesUnsupported,
@@ -199,11 +199,7 @@ class Shares:
             raise DatabasesUnsupported(offer.name)
         if offer.share in self.running:
             raise ShareExists(f"{offer.name} is accepted already")
-        made = not path.exists()
-        if made:
-            if not path.parent.is_dir():
-                raise FolderMissing(f"{path.parent}")
-            path.mkdir()
+        made = await self.executor.run(lambda: make_folder(path))
         try:
             record = ShareRecord(
                 id=offer.share,
@@ -220,7 +216,7 @@ class Shares:
             return await self.admit(record)
         except P2psyncError:
             if made:
-                path.rmdir()
+                await self.executor.run(path.rmdir)
             raise
 
     def usable_root(self, path: Path, kind: str | None) -> Path:
@@ -346,13 +342,28 @@ class Shares:
         await share.stop()
         self.devices.remove_share(share.record.id)
         file = self.folder / f"{share.record.id.hex()}.db"
-        for name in (file, file.with_name(file.name + "-wal"), file.with_name(file.name + "-shm")):
-            name.unlink(missing_ok=True)
-        await self.executor.run(lambda: forget_marker(share))
+        await self.executor.run(lambda: forget(share, file))
 
 
-def forget_marker(share: RunningShare) -> None:
-    """Take the marker out of the folder; history stays. A folder that is gone or held needs nothing."""
+def make_folder(path: Path) -> bool:
+    """Make a folder if it is missing; return whether it was.
+
+    Raises:
+        FolderMissing: Its parent is missing too, or it cannot be made there.
+    """
+    if path.exists():
+        return False
+    try:
+        path.mkdir()
+    except OSError as error:
+        raise FolderMissing(f"{path} cannot be made: {error.strerror}") from error
+    return True
+
+
+def forget(share: RunningShare, file: Path) -> None:
+    """Take a share's state and the folder's marker away; a folder that is gone or held needs nothing."""
+    for name in (file, file.with_name(file.name + "-wal"), file.with_name(file.name + "-shm")):
+        name.unlink(missing_ok=True)
     try:
         share.replica.source.check()
         share.held.source.forget()

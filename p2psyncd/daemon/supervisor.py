@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 
 import trio
@@ -149,11 +148,11 @@ class Supervisor:
 
     def listen_addresses(self) -> list[str]:
         """Return the "ip:port" texts to listen on; an empty host means both families."""
-        texts = []
-        for address in self.config.listen:
-            for host in [address.host] if address.host else EVERYWHERE:
-                texts.append(f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}")
-        return texts
+        return [
+            f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+            for address in self.config.listen
+            for host in ([address.host] if address.host else EVERYWHERE)
+        ]
 
     def announce_ready(self) -> None:
         """Say that everything works now: to the log, to systemd, to the journal."""

@@ -54,8 +54,17 @@ class AddressPolicy:
     def __init__(
         self, allow: Sequence[str] = (), *, attached: Callable[[], Iterable[IPNetwork]] = attached_networks
     ) -> None:
-        self.fixed = (*LOCAL_NETWORKS, *(ipaddress.ip_network(text, strict=False) for text in allow))
+        self.fixed: tuple[IPNetwork, ...] = ()
         self.attached = attached
+        self.allow(allow)
+
+    def allow(self, networks: Sequence[str]) -> None:
+        """Replace the further networks, as after a reload of the configuration.
+
+        Raises:
+            ValueError: An entry is not a network; the text names it, and nothing is changed.
+        """
+        self.fixed = (*LOCAL_NETWORKS, *(ipaddress.ip_network(text, strict=False) for text in networks))
 
     def permits(self, ip: str) -> bool:
         """Return whether this device may speak with that address.

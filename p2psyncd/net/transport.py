@@ -12,11 +12,12 @@ import os
 import socket
 import ssl
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
 from p2psyncd.core.ids import DeviceId
-from p2psyncd.errors import AddressNotAllowed, DeviceRefused, RemoteProtocolError
+from p2psyncd.errors import AddressNotAllowed, DeviceRefused, P2psyncError, RemoteProtocolError
 from p2psyncd.net.addresses import Address, parse_address
 from p2psyncd.net.identity import Identity, device_of_certificate
 from p2psyncd.net.policy import AddressPolicy
@@ -24,10 +25,12 @@ from p2psyncd.net.stream import TlsStream, tune_socket
 from p2psyncd.net.tls import PAIRING_ALPN, client_context, is_refusal, stranger_context
 from p2psyncd.wire.frames import FRAME_BYTES_MAX, FrameDecoder, encode_frame, encode_frames
 
-__all__ = ["GREETING", "Link", "dial", "dial_stranger"]
+__all__ = ["GREETING", "Link", "dial", "dial_first", "dial_stranger", "first_connected"]
 
 # ASCII "acknowledge".
 GREETING = b"\x06"
+# RFC 8305 (happy eyeballs): long enough for a LAN to answer.
+STAGGER_S = 0.25
 
 
 class Link:
@@ -139,6 +142,65 @@ async def dial_stranger(address: str, *, timeout_s: float, policy: AddressPolicy
         AddressNotAllowed: The address is not a local one.
     """
     return await connect(address, stranger_context(), PAIRING_ALPN, timeout_s=timeout_s, policy=policy)
+
+
+async def dial_first(
+    addresses: Sequence[str],
+    identity: Identity,
+    peer_certificate: bytes,
+    alpn: str,
+    *,
+    timeout_s: float,
+    policy: AddressPolicy,
+) -> TlsStream:
+    """Dial all addresses of a paired device, one shortly after the other, and return the first that answers.
+
+    Raises what `dial` raises: `DeviceRefused` if any address refused, else the last failure.
+    """
+
+    async def one(address: str) -> TlsStream:
+        return await dial(address, identity, peer_certificate, alpn, timeout_s=timeout_s, policy=policy)
+
+    return (await first_connected(addresses, one))[1]
+
+
+async def first_connected(
+    addresses: Sequence[str], attempt: Callable[[str], Awaitable[TlsStream]], *, stagger_s: float = STAGGER_S
+) -> tuple[str, TlsStream]:
+    """Return the first address that connects, and its stream; a dead address costs `stagger_s`, not its timeout.
+
+    Raises:
+        OSError: None did, or there is none; the last failure.
+        P2psyncError: One was refused on purpose, which says more than that others did not answer.
+    """
+    failures: list[OSError | P2psyncError] = []
+    winners: list[tuple[str, TlsStream]] = []
+
+    async def run(address: str, nursery: trio.Nursery, over: trio.Event) -> None:
+        try:
+            stream = await attempt(address)
+        except (OSError, P2psyncError) as error:
+            failures.append(error)
+            over.set()
+            return
+        if winners:
+            await stream.aclose()
+            return
+        winners.append((address, stream))
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for address in addresses:
+            over = trio.Event()
+            nursery.start_soon(run, address, nursery, over)
+            with trio.move_on_after(stagger_s):
+                await over.wait()
+    if winners:
+        return winners[0]
+    raise next(
+        (error for error in failures if isinstance(error, P2psyncError)),
+        failures[-1] if failures else OSError(errno.EDESTADDRREQ, "no address to dial"),
+    )
 
 
 async def connect(

@@ -192,7 +192,7 @@ class Joiner(Side):
         self.opening = pack(
             Kind.OPEN,
             VERSION_FIELD,
-            str(self.code.nameplate).encode("ascii"),
+            self.code.nameplate.encode("ascii"),
             fingerprint(self.card.certificate),
             self.exchange.start(),
         )
@@ -271,7 +271,7 @@ class Host(Side):
     def on_open(self, message: bytes, fields: list[bytes]) -> list[Effect]:
         """Answer with a share; it tells nothing about the code."""
         expect_version(fields[0])
-        if fields[1] != str(self.code.nameplate).encode("ascii"):
+        if fields[1] != self.code.nameplate.encode("ascii"):
             msg = "another code is shown here"
             raise CodeExpired(msg)
         expect_sizes(fields[2], fields[3])

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from p2psyncd.errors import BadRequest, MistypedCode
 from p2psyncd.wire.words import EVEN, ODD, WORDS_PER_LIST
 
-__all__ = ["CODE_ENTROPY_BYTES", "NAMEPLATE_MAX", "Code", "free_nameplate", "make_code", "parse_code"]
+__all__ = ["CODE_ENTROPY_BYTES", "Code", "free_nameplate", "make_code", "parse_code"]
 
 CODE_ENTROPY_BYTES = 2
-NAMEPLATE_MAX = 9999
+NAMEPLATE = re.compile(r"[1-9][0-9]{0,3}")
 # Up to here nameplates are given out; two digits stay easy to say.
 NAMEPLATE_GIVEN_MAX = 99
 # Longer than any code, however it is spaced.
@@ -32,7 +33,8 @@ SLIP_LETTERS_MIN = 4
 class Code:
     """A pairing code; its words are a secret and stay out of `repr`."""
 
-    nameplate: int
+    nameplate: str
+    """Decimal, without leading zeros."""
     words: tuple[str, str] = field(repr=False)
 
     @property
@@ -46,14 +48,14 @@ class Code:
         return self.text.encode("ascii")
 
 
-def make_code(nameplate: int, entropy: bytes) -> Code:
+def make_code(nameplate: str, entropy: bytes) -> Code:
     """Return the code of two words chosen by `entropy`.
 
     Args:
-        nameplate: 1 to `NAMEPLATE_MAX`, not shown by another device at this moment.
+        nameplate: 1 to 9999, decimal, not shown by another device at this moment.
         entropy: `CODE_ENTROPY_BYTES` random bytes.
     """
-    if not 1 <= nameplate <= NAMEPLATE_MAX or len(entropy) != CODE_ENTROPY_BYTES:
+    if NAMEPLATE.fullmatch(nameplate) is None or len(entropy) != CODE_ENTROPY_BYTES:
         msg = "a code takes a nameplate from 1 to 9999 and two bytes of entropy"
         raise ValueError(msg)
     return Code(
@@ -61,15 +63,15 @@ def make_code(nameplate: int, entropy: bytes) -> Code:
     )
 
 
-def free_nameplate(taken: set[int], entropy: bytes) -> int:
+def free_nameplate(taken: Collection[str], entropy: bytes) -> str:
     """Return a short nameplate that no other device shows.
 
     Args:
         taken: Nameplates seen on the network.
         entropy: Random bytes that choose among the free ones.
     """
-    free = [number for number in range(1, NAMEPLATE_GIVEN_MAX + 1) if number not in taken]
-    numbers = free or range(1, NAMEPLATE_GIVEN_MAX + 1)
+    numbers = [str(number) for number in range(1, NAMEPLATE_GIVEN_MAX + 1)]
+    numbers = [number for number in numbers if number not in taken] or numbers
     return numbers[int.from_bytes(entropy, "big") % len(numbers)]
 
 
@@ -97,4 +99,4 @@ def parse_code(text: str) -> Code:
         if near:
             msg = f"{word!r} is not a word of pairing codes; {near[0]!r} is"
             raise MistypedCode(msg)
-    return Code(nameplate=int(match[1]), words=words)
+    return Code(nameplate=str(int(match[1])), words=words)

@@ -45,6 +45,7 @@ __all__ = [
     "Descend",
     "Effect",
     "End",
+    "Inspected",
     "PeerStanding",
     "Recheck",
     "Send",
@@ -157,7 +158,17 @@ class End:
     reason: str
 
 
-Effect = Send | StreamLog | Take | Commit | Recheck | Summarize | Descend | Supply | Answer | End
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """An inspection is over."""
+
+    lacking: tuple[bytes, ...]
+    """Key hashes of what the peer has and we have not, or differently."""
+    surplus: tuple[bytes, ...]
+    """Keys of what we have and the peer has not, or differently."""
+
+
+Effect = Send | StreamLog | Take | Commit | Recheck | Summarize | Descend | Supply | Answer | Inspected | End
 
 
 class State(Enum):
@@ -204,6 +215,8 @@ class Session:
     hello: Hello | None = None
     said: tuple[dict[ActorId, int], bytes, int, int] | None = None
     descending: bool = False
+    inspecting: bool = False
+    """Whether the descent is only for a person who asked what differs."""
     full: bool = False
     lacking: list[bytes] = field(default_factory=list)
     surplus: list[bytes] = field(default_factory=list)
@@ -380,6 +393,8 @@ class Session:
 
     def recheck(self, standing: Standing) -> list[Effect]:
         """Handle the moment after `Recheck`: descend if nothing has changed and the roots still differ."""
+        if not self.rechecking:
+            return []
         self.rechecking = False
         if self.state is not State.LIVE or self.peer is None or not self.comparable(standing):
             return []
@@ -388,6 +403,15 @@ class Session:
         self.descending = True
         self.full = self.repairs >= NARROW_REPAIRS
         self.repairs += 1
+        self.lacking, self.surplus, self.to_ask = [], [], [b""]
+        return [self.ask()]
+
+    def inspect(self) -> list[Effect]:
+        """Begin a descent that only tells what differs; nothing if one is under way."""
+        if self.state is not State.LIVE or self.descending:
+            return []
+        self.descending = self.inspecting = True
+        self.full = False
         self.lacking, self.surplus, self.to_ask = [], [], [b""]
         return [self.ask()]
 
@@ -419,6 +443,9 @@ class Session:
         if self.to_ask:
             return [self.ask()]
         self.descending = False
+        if self.inspecting:
+            self.inspecting = False
+            return [Inspected(tuple(self.lacking), tuple(self.surplus))]
         effects: list[Effect] = []
         if self.surplus:
             effects.append(Supply(tuple(self.surplus)))
