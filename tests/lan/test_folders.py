@@ -112,6 +112,19 @@ def test_a_renamed_folder_of_a_thousand_files_sends_no_content(paired: tuple[Dev
     assert traffic.both_ways_bytes <= 250_000
 
 
+def test_a_reconnect_with_nothing_changed_takes_two_kilobytes(paired: tuple[Device, Device]) -> None:
+    a, b = paired
+    small_files(a.folder / "f", folders=20, files=100, least=1, most=20)
+    ours, theirs = shared(a, b)
+    assert b.stop() == 0
+    eventually("a saw b go", lambda: not a.connected_to(b))
+    b.start()
+    b.wait()
+    assert 0 < b.message_bytes() <= 2000
+    assert b.metric("content_received_bytes_total") == 0
+    assert_equal(a, b, ours, theirs)
+
+
 def test_an_edit_that_keeps_size_and_mtime_is_found(paired: tuple[Device, Device]) -> None:
     a, b = paired
     (a.folder / "f").mkdir()

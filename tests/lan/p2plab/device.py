@@ -147,7 +147,11 @@ class Device:
         return self.home / "run" / "control.sock"
 
     def get(self, path: str) -> Any:
-        """GET from the control API (a client process costs 0.2 s; polling goes this way)."""
+        """GET a JSON document from the control API (a client process costs 0.2 s; polling goes this way)."""
+        return json.loads(self.get_text(path))
+
+    def get_text(self, path: str) -> str:
+        """GET from the control API."""
         connection = UnixConnection(self.socket_path)
         try:
             connection.request("GET", path)
@@ -156,7 +160,17 @@ class Device:
         finally:
             connection.close()
         assert answer.status == 200, body
-        return json.loads(body)
+        return body.decode()
+
+    def metric(self, name: str) -> float:
+        """Return the sum of a metric over its labels; 0 where there is none."""
+        lines = self.get_text("/v1/metrics").splitlines()
+        found = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return sum(float(value) for left, value in found if left.partition("{")[0] == f"p2psync_{name}")
+
+    def message_bytes(self) -> int:
+        """Return the bytes of messages on the connections that are up, both ways, after the TLS handshake."""
+        return int(self.metric("message_bytes_sent_total") + self.metric("message_bytes_received_total"))
 
     def cli(self, *arguments: str, timeout_s: float = 120.0) -> Result:
         """Run the client to its end, on this host."""
