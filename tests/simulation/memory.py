@@ -1,0 +1,350 @@
+"""A source in memory, and whole replicas joined by in-memory links: the engine without disk, clock or network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import trio
+from blake3 import blake3
+
+from p2psyncd.core.ids import ActorId, DeviceId, ShareId
+from p2psyncd.core.item import Draft, Item, Kind
+from p2psyncd.core.storage import Pending, Stored
+from p2psyncd.daemon.applier import Applier
+from p2psyncd.daemon.executor import InlineExecutor
+from p2psyncd.daemon.replica import Phase, Replica
+from p2psyncd.daemon.sessions import SessionDriver
+from p2psyncd.sources.folder.attributes import Attributes, capture, decode, encode
+from p2psyncd.sources.folder.conflicts import aside_key, is_conflict
+from p2psyncd.sources.folder.merge import merge
+from p2psyncd.sources.source import (
+    Applied,
+    Dirty,
+    Failed,
+    ItemError,
+    Merged,
+    Observation,
+    Outcome,
+    Surprised,
+)
+from p2psyncd.store.share import ShareStore
+from p2psyncd.wire.messages import Message, decode_message, encode_message
+
+SHARE = ShareId(b"simulated-share!")
+SECRET = bytes(32)
+
+
+class Clock:
+    """Trio's clock, which tests advance, with an error of its own."""
+
+    def __init__(self, skew_us: int = 0) -> None:
+        self.skew_us = skew_us
+
+    def now_us(self) -> int:
+        return 1_700_000_000_000_000 + int(trio.current_time() * 1_000_000) + self.skew_us
+
+    def monotonic_s(self) -> float:
+        return trio.current_time()
+
+
+@dataclass
+class Node:
+    kind: Kind
+    content: bytes = b""
+    mode: int = 0o644
+    mtime_ns: int = 0
+    stamp: int = 0
+    """Grows with every change: the fingerprint."""
+
+    @property
+    def digest(self) -> bytes:
+        return b"" if self.kind is Kind.DIRECTORY else blake3(self.content).digest()
+
+    @property
+    def state(self) -> bytes:
+        return self.stamp.to_bytes(8, "big")
+
+
+@dataclass
+class MemorySource:
+    """A folder that is a dictionary; files and directories only."""
+
+    store: ShareStore
+    now_us: Callable[[], int]
+    nodes: dict[bytes, Node] = field(default_factory=dict)
+    staged: dict[bytes, bytes] = field(default_factory=dict)
+    discarded: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """History: (key, content) of what was replaced or deleted."""
+    stamps: int = 0
+    limited: str | None = None
+
+    # What a user does
+
+    def edit(self, key: bytes, content: bytes, *, mode: int = 0o644) -> None:
+        parent = key.rpartition(b"/")[0]
+        if parent and parent not in self.nodes:
+            self.mkdir(parent)
+        self.set(key, Node(Kind.FILE, content, mode, mtime_ns=self.now_us() * 1000))
+
+    def mkdir(self, key: bytes) -> None:
+        parent = key.rpartition(b"/")[0]
+        if parent and parent not in self.nodes:
+            self.mkdir(parent)
+        self.set(key, Node(Kind.DIRECTORY, mode=0o755))
+
+    def remove(self, key: bytes) -> None:
+        for name in [n for n in self.nodes if n == key or n.startswith(key + b"/")]:
+            del self.nodes[name]
+
+    def chmod(self, key: bytes, mode: int) -> None:
+        old = self.nodes[key]
+        self.set(key, Node(old.kind, old.content, mode, old.mtime_ns))
+
+    def set(self, key: bytes, node: Node) -> bytes:
+        self.stamps += 1
+        node.stamp = self.stamps
+        self.nodes[key] = node
+        return node.state
+
+    def tree(self) -> dict[bytes, tuple[Kind, bytes, int]]:
+        return {key: (node.kind, node.content, node.mode) for key, node in self.nodes.items()}
+
+    # What the engine asks
+
+    def check(self) -> None:
+        pass
+
+    def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError]:
+        whole = b"" in dirty.subtrees
+        known = {row.key: row for row in self.store.below(b"")}
+        keys = sorted(set(self.nodes) | known.keys()) if whole else sorted(dirty.keys | dirty.subtrees)
+        gone = []
+        for key in keys:
+            node, row = self.nodes.get(key), known.get(key)
+            before = row.state if row is not None else b""
+            if node is None:
+                if before:
+                    gone.append(
+                        Observation(
+                            draft=Draft(key=key, kind=Kind.TOMBSTONE),
+                            state=b"",
+                            base_state=before,
+                            changed_us=0,
+                        )
+                    )
+            elif node.state != before:
+                yield self.observation(key, node, before)
+        yield from reversed(gone)
+
+    def observation(self, key: bytes, node: Node, before: bytes) -> Observation:
+        stored = self.store.get(key)
+        pending = self.store.pending_of([key]).get(key)
+        base = pending.base if pending is not None else stored
+        meta = capture(
+            node.kind,
+            node.digest,
+            Attributes(mode=node.mode, mtime_ns=node.mtime_ns),
+            base.item if base is not None else None,
+            stored.item if stored is not None else None,
+        )
+        draft = Draft(key=key, kind=node.kind, digest=node.digest, size=len(node.content), meta=meta)
+        return Observation(draft=draft, state=node.state, base_state=before, changed_us=0)
+
+    async def watch(
+        self,
+        notify: Callable[[Dirty], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    def merge(self, ours: Item, theirs: Item) -> Merged:
+        return merge(ours, theirs)
+
+    def is_conflict(self, key: bytes) -> bool:
+        return is_conflict(key)
+
+    def aside_key(self, item: Item) -> bytes:
+        return aside_key(item)
+
+    def preserve(self, stored: Stored, key: bytes) -> bytes | None:
+        node = self.nodes.get(stored.item.key)
+        if node is None or node.state != stored.state:
+            return None
+        return self.set(key, Node(node.kind, node.content, node.mode, node.mtime_ns))
+
+    def stage_local(self, wanted: Sequence[Pending]) -> set[bytes]:
+        here = {node.digest: node.content for node in self.nodes.values() if node.kind is Kind.FILE}
+        ready = set()
+        for pending in wanted:
+            item = pending.item
+            if item.kind is not Kind.FILE or item.digest in self.staged:
+                ready.add(item.key)
+            elif item.digest in here:
+                self.staged[item.digest] = here[item.digest]
+                ready.add(item.key)
+        return ready
+
+    def put_content(self, digest: bytes, data: bytes) -> None:
+        self.staged[digest] = data
+
+    def apply(self, batch: Sequence[Pending]) -> list[Outcome]:
+        live = sorted((p for p in batch if p.item.live), key=lambda p: p.item.key)
+        gone = sorted((p for p in batch if not p.item.live), key=lambda p: p.item.key, reverse=True)
+        return [self.apply_one(pending) for pending in (*live, *gone)]
+
+    def apply_one(self, pending: Pending) -> Outcome:
+        item, key = pending.item, pending.item.key
+        node = self.nodes.get(key)
+        if (node.state if node is not None else b"") != (
+            pending.base.state if pending.base is not None else b""
+        ):
+            return Surprised(key=key)
+        below = [name for name in self.nodes if name.startswith(key + b"/")]
+        if not item.live:
+            if below:
+                return Failed(key=key, reason="not empty")
+            if node is not None:
+                self.discarded.append((key, node.content))
+                del self.nodes[key]
+            return Applied(key=key, state=b"")
+        parent = key.rpartition(b"/")[0]
+        if parent and (parent not in self.nodes or self.nodes[parent].kind is not Kind.DIRECTORY):
+            return Failed(key=key, reason="no directory to put it in")
+        if item.kind is not Kind.DIRECTORY and below:
+            return Failed(key=key, reason="a directory with children is there")
+        if node is not None and node.content != self.staged.get(item.digest):
+            self.discarded.append((key, node.content))
+        content = self.staged[item.digest] if item.kind is Kind.FILE else b""
+        attributes = decode(item.meta)
+        return Applied(
+            key=key, state=self.set(key, Node(item.kind, content, attributes.mode, attributes.mtime_ns))
+        )
+
+
+def directory(key: bytes, old: Item | None) -> Draft:
+    if old is not None and old.kind is Kind.DIRECTORY:
+        return Draft(key=key, kind=Kind.DIRECTORY, meta=old.meta)
+    return Draft(key=key, kind=Kind.DIRECTORY, meta=encode(Attributes(mode=0o755, mtime_ns=0)))
+
+
+class Device:
+    """A whole replica without a daemon around it."""
+
+    def __init__(self, number: int, skew_us: int = 0) -> None:
+        self.device = DeviceId(bytes([number]) * 32)
+        self.clock = Clock(skew_us)
+        self.store = ShareStore.open(
+            ":memory:",
+            share_id=SHARE,
+            secret=SECRET,
+            mint_actor=lambda: ActorId(bytes([number]) * 8),
+            is_conflict=is_conflict,
+            received_us=self.clock.now_us,
+        )
+        self.source = MemorySource(self.store, self.clock.now_us)
+        self.replica = Replica(
+            share=SHARE,
+            store=self.store,
+            source=self.source,  # type: ignore[arg-type]
+            directory=directory,
+            acceptable=lambda key: True,
+            clock=self.clock,
+            executor=InlineExecutor(),
+        )
+        self.replica.enter(Phase.READY)
+        self.applier = Applier(self.replica)
+        self.sessions: dict[DeviceId, SessionDriver] = {}
+
+    async def scan(self) -> None:
+        await self.replica.scan()
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class MemoryLink:
+    """One direction of an in-memory connection; counts what crosses it."""
+
+    def __init__(self) -> None:
+        self.target: SessionDriver | None = None
+        self.send, self.receive = trio.open_memory_channel[bytes](100_000)
+        self.bytes = 0
+        self.messages: list[str] = []
+
+    def post(self, message: Message) -> None:
+        payload = encode_message(message)
+        self.bytes += len(payload) + 4
+        self.messages.append(type(message).__name__)
+        self.send.send_nowait(payload)
+
+    async def stream(self, message: Message) -> None:
+        await trio.lowlevel.checkpoint()
+        self.post(message)
+
+    async def carry(self) -> None:
+        async for payload in self.receive:
+            assert self.target is not None
+            await self.target.outbox.send(decode_message(payload))  # type: ignore[arg-type]
+
+
+class Connection:
+    """A session between two devices, for as long as its block lasts."""
+
+    def __init__(self, a: Device, b: Device) -> None:
+        self.a, self.b = a, b
+        self.a_to_b, self.b_to_a = MemoryLink(), MemoryLink()
+        self.driver_a = SessionDriver(
+            a.replica, self.a_to_b, ours=a.device, peer=b.device, on_progress=lambda: None
+        )
+        self.driver_b = SessionDriver(
+            b.replica, self.b_to_a, ours=b.device, peer=a.device, on_progress=lambda: None
+        )
+        self.a_to_b.target, self.b_to_a.target = self.driver_b, self.driver_a
+
+    async def run(self) -> None:
+        a, b = self.a, self.b
+        a.sessions[b.device], b.sessions[a.device] = self.driver_a, self.driver_b
+        try:
+            async with trio.open_nursery() as nursery:
+                for task in (
+                    self.driver_a.run,
+                    self.driver_b.run,
+                    self.a_to_b.carry,
+                    self.b_to_a.carry,
+                ):
+                    nursery.start_soon(task)
+                nursery.start_soon(fetch, a, b)
+                nursery.start_soon(fetch, b, a)
+        finally:
+            a.sessions.pop(b.device, None)
+            b.sessions.pop(a.device, None)
+
+    @property
+    def bytes(self) -> int:
+        return self.a_to_b.bytes + self.b_to_a.bytes
+
+    @property
+    def agreed(self) -> bool:
+        return self.driver_a.in_sync and self.driver_b.in_sync
+
+
+async def fetch(to: Device, source: Device) -> None:
+    """Give `to` the contents it wants that `source` has: the content connection of this world."""
+    while True:
+        event = to.applier.work.event
+        batch = to.applier.take_batch(source.device, large=1 << 60)
+        if not batch:
+            with trio.move_on_after(0.05):
+                await event.wait()
+            to.applier.progressed(source.device)
+            continue
+        await trio.lowlevel.checkpoint()
+        there = {n.digest: n.content for n in source.source.nodes.values() if n.kind is Kind.FILE}
+        found = [w.digest for w in batch if w.digest in there]
+        for digest in found:
+            to.source.put_content(digest, there[digest])
+        to.applier.arrived(found)
+        to.applier.missing(source.device, [w.digest for w in batch if w.digest not in there])

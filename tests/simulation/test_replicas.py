@@ -1,0 +1,269 @@
+"""Whole replicas on in-memory links: the engine end to end, without disk, clock or network."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
+
+import pytest
+import trio
+from memory import SECRET, Connection, Device
+from trio.testing import MockClock
+
+from p2psyncd.core.item import Kind
+from p2psyncd.core.merkle import key_hash
+
+
+@contextmanager
+def devices(count: int) -> Iterator[list[Device]]:
+    made = [Device(number + 1) for number in range(count)]
+    try:
+        yield made
+    finally:
+        for device in made:
+            device.close()
+
+
+@asynccontextmanager
+async def connected(*pairs: tuple[Device, Device]) -> AsyncIterator[list[Connection]]:
+    async with trio.open_nursery() as nursery:
+        connections = [Connection(a, b) for a, b in pairs]
+        members = {id(d): d for pair in pairs for d in pair}.values()
+        for device in members:
+            nursery.start_soon(device.applier.run)
+        for connection in connections:
+            nursery.start_soon(connection.run)
+        yield connections
+        nursery.cancel_scope.cancel()
+
+
+async def quiet(everyone: Sequence[Device], connections: Sequence[Connection], limit_s: float = 120) -> None:
+    """Wait until all agree; fail with what each has."""
+    with trio.move_on_after(limit_s):
+        while True:
+            await trio.sleep(1)
+            roots = {device.replica.standing.root for device in everyone}
+            if len(roots) == 1 and all(connection.agreed for connection in connections):
+                return
+    report = "\n".join(
+        f"{d.device[0]}: {d.replica.standing.root.hex()[:8]} need={d.replica.totals.pending_items}"
+        f" failures={d.applier.failures} {sorted(d.source.nodes)}"
+        for d in everyone
+    )
+    raise AssertionError(f"no agreement:\n{report}")
+
+
+async def meet(*pairs: tuple[Device, Device]) -> list[Connection]:
+    """Connect, exchange until quiet, and cut."""
+    everyone = list({id(d): d for pair in pairs for d in pair}.values())
+    for device in everyone:
+        await device.scan()
+    async with connected(*pairs) as connections:
+        await quiet(everyone, connections)
+    return connections
+
+
+def conflicts(device: Device) -> list[bytes]:
+    return [stored.item.key for stored in device.store.conflicts()]
+
+
+async def test_an_empty_peer_gets_everything(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        for number in range(2500):
+            a.source.edit(b"dir%02d/file%04d" % (number % 50, number), b"content %d" % number)
+        await meet((a, b))
+        assert b.source.tree() == a.source.tree()
+        assert len(b.source.tree()) == 2550
+
+
+async def test_a_second_meeting_is_one_round_trip(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"file", b"content")
+        await meet((a, b))
+        (connection,) = await meet((a, b))
+        assert connection.a_to_b.messages == ["Hello"]
+        assert connection.b_to_a.messages == ["Hello"]
+        assert connection.bytes < 300
+
+
+async def test_edits_go_both_ways_while_connected(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        async with connected((a, b)) as connections:
+            a.source.edit(b"x", b"one")
+            await a.scan()
+            await quiet([a, b], connections)
+            b.source.edit(b"x", b"two")
+            b.source.edit(b"y", b"three")
+            await b.scan()
+            await quiet([a, b], connections)
+        assert a.source.tree() == b.source.tree()
+        assert a.source.nodes[b"x"].content == b"two"
+        assert conflicts(a) == []
+
+
+async def test_both_edit_one_file_and_both_contents_survive_everywhere(autojump_clock: MockClock) -> None:
+    with devices(3) as (a, b, c):
+        a.source.edit(b"notes.txt", b"base")
+        await meet((a, b), (b, c))
+        a.source.edit(b"notes.txt", b"from a")
+        await a.scan()
+        await trio.sleep(1)
+        b.source.edit(b"notes.txt", b"from b")
+        await meet((a, b), (b, c))
+        assert a.source.tree() == b.source.tree() == c.source.tree()
+        (copy,) = conflicts(a)
+        assert conflicts(c) == [copy]
+        contents = {a.source.nodes[b"notes.txt"].content, a.source.nodes[copy].content}
+        assert contents == {b"from a", b"from b"}
+        assert a.source.nodes[b"notes.txt"].content == b"from b", "the later edit has the name"
+
+
+async def test_the_identical_edit_on_both_is_no_conflict(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"f", b"same")
+        b.source.edit(b"f", b"same")
+        (connection,) = await meet((a, b))
+        assert conflicts(a) == conflicts(b) == []
+        assert a.source.tree() == b.source.tree()
+        assert connection.driver_a.session.repairs == 0
+
+
+@pytest.mark.parametrize("edit_first", [True, False])
+async def test_an_edit_beats_a_concurrent_delete(autojump_clock: MockClock, edit_first: bool) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"f", b"base")
+        await meet((a, b))
+        first, second = (a, b) if edit_first else (b, a)
+        for device in (first, second):
+            await trio.sleep(1)
+            if device is a:
+                a.source.edit(b"f", b"edited")
+            else:
+                b.source.remove(b"f")
+            await device.scan()
+        await meet((a, b))
+        assert a.source.nodes[b"f"].content == b"edited"
+        assert a.source.tree() == b.source.tree()
+
+
+async def test_delete_against_delete_is_gone_without_noise(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"f", b"base")
+        await meet((a, b))
+        a.source.remove(b"f")
+        b.source.remove(b"f")
+        await meet((a, b))
+        assert a.source.tree() == b.source.tree() == {}
+
+
+async def test_a_chmod_and_an_edit_both_take_effect(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"f", b"base")
+        await meet((a, b))
+        a.source.edit(b"f", b"edited")
+        b.source.chmod(b"f", 0o755)
+        await meet((a, b))
+        assert a.source.tree() == b.source.tree() == {b"f": (Kind.FILE, b"edited", 0o755)}
+        assert conflicts(a) == []
+
+
+async def test_a_new_child_brings_its_deleted_directory_back(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"d/old", b"old")
+        await meet((a, b))
+        a.source.remove(b"d")
+        b.source.edit(b"d/new", b"new")
+        await meet((a, b))
+        assert a.source.tree() == b.source.tree()
+        assert a.source.nodes[b"d/new"].content == b"new"
+        assert b"d/old" not in a.source.nodes
+
+
+async def test_where_a_file_took_a_directorys_name_the_directory_keeps_it(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"d/old", b"old")
+        await meet((a, b))
+        a.source.remove(b"d")
+        a.source.edit(b"d", b"a file now")
+        b.source.edit(b"d/new", b"new")
+        await meet((a, b))
+        assert a.source.tree() == b.source.tree()
+        assert a.source.nodes[b"d/new"].content == b"new"
+        assert b"a file now" in {node.content for node in a.source.nodes.values()}
+
+
+async def test_a_file_turned_into_a_directory_keeps_the_edit_aside(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"n", b"base")
+        await meet((a, b))
+        a.source.remove(b"n")
+        a.source.edit(b"n/child", b"child")
+        b.source.edit(b"n", b"edited")
+        await meet((a, b))
+        assert a.source.tree() == b.source.tree()
+        assert a.source.nodes[b"n"].kind is Kind.DIRECTORY
+        assert b"edited" in {node.content for node in a.source.nodes.values()}
+
+
+async def test_a_third_device_relays_what_it_holds(autojump_clock: MockClock) -> None:
+    with devices(3) as (a, b, c):
+        a.source.edit(b"f", b"from a")
+        await meet((a, b))
+        await meet((b, c))
+        assert c.source.tree() == a.source.tree()
+
+
+async def test_a_lost_row_is_found_by_the_descent_and_mended(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        for number in range(300):
+            a.source.edit(b"f%03d" % number, b"%d" % number)
+        await meet((a, b))
+        # Bit rot: the row vanishes from the store, and knowledge says that it was seen.
+        with b.store.transaction():
+            b.store.database.run("DELETE FROM items WHERE key = ?", (b"f123",))
+            b.store.dirty.add(key_hash(SECRET, b"f123"))
+        del b.source.nodes[b"f123"]
+        await b.replica.step(lambda: None)
+        (connection,) = await meet((a, b))
+        assert b.source.tree() == a.source.tree()
+        assert "Ask" in connection.a_to_b.messages
+        assert connection.bytes < 5000
+
+
+async def test_ten_devices_each_get_the_content_once(autojump_clock: MockClock) -> None:
+    with devices(10) as everyone:
+        pairs = [(a, b) for number, a in enumerate(everyone) for b in everyone[number + 1 :]]
+        async with connected(*pairs) as connections:
+            everyone[0].source.edit(b"f", b"content")
+            await everyone[0].scan()
+            await quiet(everyone, connections)
+        assert all(device.source.tree() == everyone[0].source.tree() for device in everyone)
+        assert [device.applier.received_items for device in everyone] == [0] + [1] * 9
+
+
+async def test_a_cut_in_the_middle_of_a_first_sync_loses_nothing(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        for number in range(3000):
+            a.source.edit(b"f%04d" % number, b"%d" % number)
+        await a.scan()
+        for steps in (5, 10, 15, 20, 25):
+            async with connected((a, b)):
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+            if len(b.source.tree()) < 3000 and b.replica.totals.items < 3000:
+                assert b.replica.standing.knowledge == {}, "knowledge comes last"
+        await meet((a, b))
+        assert a.source.tree() == b.source.tree()
+
+
+async def test_a_row_of_devices_converges_from_edits_everywhere(autojump_clock: MockClock) -> None:
+    with devices(5) as everyone:
+        for number, device in enumerate(everyone):
+            device.source.edit(b"own%d" % number, b"%d" % number)
+            device.source.edit(b"all", b"by %d" % number)
+        await meet(*pairwise(everyone))
+        trees = [device.source.tree() for device in everyone]
+        assert all(tree == trees[0] for tree in trees)
+        contents = {node.content for node in everyone[0].source.nodes.values()}
+        assert {b"by %d" % number for number in range(5)} <= contents
