@@ -42,8 +42,8 @@ class AnswerError(P2psyncError):
 class UnixConnection(http.client.HTTPConnection):
     """An HTTP connection to the first of some sockets that exists."""
 
-    def __init__(self, sockets: list[Path], timeout_s: float | None) -> None:
-        super().__init__("p2psyncd", timeout=timeout_s)
+    def __init__(self, sockets: list[Path], patience_s: float | None) -> None:
+        super().__init__("p2psyncd", timeout=patience_s)
         self.sockets = sockets
 
     def connect(self) -> None:
@@ -83,18 +83,18 @@ class Client:
     def __init__(self, sockets: list[Path]) -> None:
         self.sockets = sockets
 
-    def get(self, route: str, /, *, timeout_s: float | None = QUICK_S, **query: str | int) -> Answer:
+    def get(self, route: str, /, *, patience_s: float | None = QUICK_S, **query: str | int) -> Answer:
         """Ask, and return the answer."""
         target = f"{route}?{encode(query)}" if query else route
-        return self.call("GET", target, None, timeout_s)
+        return self.call("GET", target, None, patience_s)
 
-    def post(self, route: str, /, *, timeout_s: float | None = None, **body: object) -> Answer:
+    def post(self, route: str, /, *, patience_s: float | None = None, **body: object) -> Answer:
         """Give a command, and return the answer; it may take its time. Values that are None are left out."""
-        return self.call("POST", route, json.dumps(drop_none(body)), timeout_s)
+        return self.call("POST", route, json.dumps(drop_none(body)), patience_s)
 
-    def call(self, method: str, target: str, body: str | None, timeout_s: float | None) -> Answer:
+    def call(self, method: str, target: str, body: str | None, patience_s: float | None) -> Answer:
         """Send one request and read its answer."""
-        with self.response(method, target, body, timeout_s) as response:
+        with self.response(method, target, body, patience_s) as response:
             return json.loads(response.read())
 
     def shown_code(self, **body: object) -> AbstractContextManager[Iterator[Answer]]:
@@ -118,10 +118,10 @@ class Client:
 
     @contextmanager
     def response(
-        self, method: str, target: str, body: str | None, timeout_s: float | None, accept: str = "*/*"
+        self, method: str, target: str, body: str | None, patience_s: float | None, accept: str = "*/*"
     ) -> Iterator[http.client.HTTPResponse]:
         """Send one request and give its answer if it is a success."""
-        connection = UnixConnection(self.sockets, timeout_s)
+        connection = UnixConnection(self.sockets, patience_s)
         try:
             connection.request(method, target, body, {"accept": accept})
             response = connection.getresponse()

@@ -19,7 +19,7 @@ def ask(context: typer.Context, path: str, field: str, incomplete: str) -> list[
     """Return the values of a field that begin with what was typed and that a person could type."""
     home = context.find_root().params.get("home") or context.params.get("home")
     try:
-        found = Session(Path(home) if home else None).client.get(path, timeout_s=PATIENCE_S)
+        found = Session(Path(home) if home else None).client.get(path, patience_s=PATIENCE_S)
     except P2psyncError:
         return []
     names = [str(one[field]) for one in found]

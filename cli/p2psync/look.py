@@ -111,7 +111,7 @@ def diff(
 ) -> None:
     """Show what differs from a peer, found through the Merkle summary."""
     query = {"share": share} if device is None else {"share": share, "device": device}
-    found: Diff = session.client.get("/v1/diff", timeout_s=None, **query)
+    found: Diff = session.client.get("/v1/diff", patience_s=None, **query)
     if as_json:
         emit_json(found)
         return
