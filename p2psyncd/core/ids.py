@@ -72,4 +72,9 @@ def parse_device_id(text: str) -> DeviceId:
     if any(check_character(run[:-1]) != run[-1] for run in runs):
         msg = f"a character of the device ID is wrong: {text!r}"
         raise ValueError(msg)
-    return DeviceId(base64.b32decode("".join(run[:-1] for run in runs) + "===="))
+    device = DeviceId(base64.b32decode("".join(run[:-1] for run in runs) + "===="))
+    # Base32 ignores the last character's unused bits, and one device must not have several spellings.
+    if format_device_id(device).replace("-", "") != plain:
+        msg = f"not a device ID: {text!r}"
+        raise ValueError(msg)
+    return device
