@@ -86,7 +86,7 @@ class TlsStream:
 
     @classmethod
     async def handshake(cls, raw: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> TlsStream:
-        """Return the stream over a connected non-blocking socket once both sides have said hello.
+        """Return the stream over a connected socket once both sides have said hello.
 
         It owns the socket from here on, also when it fails.
 
@@ -94,6 +94,7 @@ class TlsStream:
             OSError: The connection ended, or TLS failed (`ssl.SSLError`).
         """
         try:
+            raw.setblocking(False)  # noqa: FBT003
             tls = context.wrap_socket(
                 raw, server_side=server_side, do_handshake_on_connect=False, suppress_ragged_eofs=False
             )

@@ -33,6 +33,9 @@ def test_the_configuration_can_widen_it() -> None:
     assert policy.permits("100.100.1.1")
     assert policy.permits("2001:db8:1::99")
     assert not policy.permits("2001:db8:2::99")
+    policy.allow(["203.0.113.0/24"])
+    assert policy.permits("203.0.113.1")
+    assert not policy.permits("100.100.1.1")
     with pytest.raises(ValueError, match="nonsense"):
         AddressPolicy(["nonsense"])
 

@@ -21,8 +21,8 @@ from p2psyncd.wire.pairing_code import make_code
 from p2psyncd.wire.pairing_keys import derive_keys
 from p2psyncd.wire.pairing_messages import Card, Kind, clean_name, open_card, pack, seal_card, unpack
 
-CODE = make_code(7, b"\x03\x60")
-OTHER = make_code(7, b"\x03\x61")
+CODE = make_code("7", b"\x03\x60")
+OTHER = make_code("7", b"\x03\x61")
 HOST_CARD = Card(name="host", certificate=b"host certificate", introduce=True, port=22600)
 JOINER_CARD = Card(name="joiner", certificate=b"joiner certificate", introduce=False, port=0)
 
@@ -193,7 +193,7 @@ def test_a_share_thrown_back_is_refused() -> None:
 
 def test_another_nameplate_is_not_answered_and_does_not_count_as_a_guess() -> None:
     joiner = Joiner(
-        code=make_code(8, b"\x03\x60"), card=JOINER_CARD, server_certificate=b"x", entropy=os.urandom
+        code=make_code("8", b"\x03\x60"), card=JOINER_CARD, server_certificate=b"x", entropy=os.urandom
     )
     host = make_pair().host
     with pytest.raises(CodeExpired):
