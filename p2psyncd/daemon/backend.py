@@ -63,7 +63,7 @@ from p2psyncd.errors import (
 from p2psyncd.net.pairing import join
 from p2psyncd.wire import messages as wire
 from p2psyncd.wire.messages import Removed
-from p2psyncd.wire.words import parse_code
+from p2psyncd.wire.pairing_code import parse_code
 
 if TYPE_CHECKING:
     from p2psyncd.daemon.supervisor import Supervisor
@@ -169,6 +169,8 @@ class DaemonBackend:
                     policy=daemon.policy,
                     entropy=daemon.entropy,
                     on_paired=daemon.paired,
+                    on_withdrawn=daemon.unpaired,
+                    port=daemon.mesh.ports[0],
                 )
                 await self.until_connected(peer.device)
         except trio.TooSlowError:

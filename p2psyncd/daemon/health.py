@@ -75,7 +75,7 @@ def checks(daemon: Supervisor) -> list[Check]:
     ]
     for share in daemon.shares.all():
         found += share_checks(share.record, share.replica.phase, share.replica.reason)
-        limited = share.held.source.limited
+        limited = share.folder.limited
         found.append(
             check(
                 f"watching {share.record.name}",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
-from p2psyncd.control.messages import Event
+from p2psyncd.control.messages import Conflict, Event
 from p2psyncd.core.clock import Clock
 from p2psyncd.daemon.report import time_text
 from p2psyncd.store.device import DeviceStore, EventRecord
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # A follower that is this far behind loses the oldest; it sees that by the IDs.
 FOLLOWER_EVENTS_MAX = 1000
+# As many as `store.device` keeps.
+EVENTS_KEPT = 10_000
 
 
 class Journal:
@@ -46,6 +49,20 @@ class Journal:
                 follower.send_nowait(event)
             except trio.WouldBlock:
                 log.debug("follower_behind event=%d", event["id"])
+
+    def note_resolved(self, conflict: Conflict) -> None:
+        """Remember a conflict that was resolved on this device."""
+        self.tell(
+            "conflict_resolved",
+            message=json.dumps(conflict),
+            share=conflict["share"],
+            item=conflict["item"],
+        )
+
+    def resolved_conflicts(self) -> list[Conflict]:
+        """Return the conflicts that were resolved on this device, as far back as events are kept."""
+        events = self.devices.newest_events(EVENTS_KEPT)
+        return [json.loads(event_of(e)["message"]) for e in events if e.kind == "conflict_resolved"]
 
     def newest(self, *, since: int, limit: int) -> list[Event]:
         """Return at most the `limit` newest events with an ID above `since`, newest last."""

@@ -12,9 +12,11 @@ from p2psyncd.core.clock import Clock
 from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.replica import EVERYTHING, Phase, Replica
+from p2psyncd.daemon.sharedreader import SharedReader
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.daemon.transfer import Held, Sent
 from p2psyncd.errors import P2psyncError, ShareHeld
+from p2psyncd.sources.folder.source import FolderSource
 from p2psyncd.sources.source import Dirty
 from p2psyncd.store.device import ShareRecord
 from p2psyncd.store.share import ShareStore
@@ -54,7 +56,9 @@ class RunningShare:
         *,
         record: ShareRecord,
         store: ShareStore,
+        catalogue: SharedReader,
         replica: Replica,
+        folder: FolderSource,
         held: Held,
         sent: Sent,
         clock: Clock,
@@ -64,8 +68,10 @@ class RunningShare:
     ) -> None:
         self.record = record
         self.store = store
+        self.catalogue = catalogue
         self.replica = replica
         self.applier = Applier(replica)
+        self.folder = folder
         self.held = held
         self.sent = sent
         self.clock = clock
@@ -90,8 +96,13 @@ class RunningShare:
         finally:
             with trio.CancelScope(shield=True):
                 async with self.replica.lock:
-                    await self.executor.run(self.store.close)
+                    await self.executor.run(self.close_files)
             self.done.set()
+
+    def close_files(self) -> None:
+        """Close the store and its reader; blocks."""
+        self.catalogue.close()
+        self.store.close()
 
     async def live(self) -> None:
         """Watch, scan once in full, then follow the hints."""

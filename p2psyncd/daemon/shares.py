@@ -16,6 +16,7 @@ from p2psyncd.daemon.config import Config
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.share import RunningShare
+from p2psyncd.daemon.sharedreader import SharedReader
 from p2psyncd.daemon.transfer import Held, Sent
 from p2psyncd.errors import (
     BadRequest,
@@ -28,6 +29,7 @@ from p2psyncd.errors import (
     ShareExists,
     ShareHeld,
 )
+from p2psyncd.sources.folder.history import HistoryLimits
 from p2psyncd.sources.folder.source import FolderSource, create_marker
 from p2psyncd.store.device import DeviceStore, PeerRecord, ShareRecord
 from p2psyncd.store.share import ShareStore
@@ -287,7 +289,8 @@ class Shares:
             is_conflict=FolderSource.is_conflict_key,
             received_us=self.clock.now_us,
         )
-        source = FolderSource(Path(record.path), record.id, store.reader(), self.clock)
+        catalogue = SharedReader(store.reader())
+        source = FolderSource(Path(record.path), record.id, catalogue, self.clock, limits=self.limits())
         replica = Replica(
             share=record.id,
             store=store,
@@ -300,8 +303,8 @@ class Shares:
         )
         sent = Sent()
         held = Held(
-            with_digest=source.storage.with_digest,
-            chunk_list=source.storage.chunk_list,
+            with_digest=catalogue.with_digest,
+            chunk_list=catalogue.chunk_list,
             source=source,
             chunker=source.chunk_reader,
             sent=sent.count,
@@ -309,6 +312,8 @@ class Shares:
         return RunningShare(
             record=record,
             store=store,
+            catalogue=catalogue,
+            folder=source,
             replica=replica,
             held=held,
             sent=sent,
@@ -316,6 +321,14 @@ class Shares:
             executor=self.executor,
             scan_interval_s=self.config.scan_interval_s,
             on_change=self.on_change,
+        )
+
+    def limits(self) -> HistoryLimits:
+        """Return how much history is kept."""
+        return HistoryLimits(
+            days=self.config.history_days,
+            share_percent=self.config.history_share_percent,
+            bytes_min=self.config.history_min_mb * 1_000_000,
         )
 
     # Changing and forgetting
@@ -366,7 +379,7 @@ def forget(share: RunningShare, file: Path) -> None:
         name.unlink(missing_ok=True)
     try:
         share.replica.source.check()
-        share.held.source.forget()
+        share.folder.forget()
     except (OSError, ShareHeld) as error:
         log.info("marker_left share=%s error=%s", share.record.name, error)
 

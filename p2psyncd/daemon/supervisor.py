@@ -100,7 +100,11 @@ class Supervisor:
             clock=clock,
             entropy=entropy,
             on_paired=self.paired,
+            on_withdrawn=self.unpaired,
+            policy=self.policy,
+            port=lambda: self.mesh.ports[0] if self.mesh.ports else 0,
         )
+        self.before_pairing: dict[DeviceId, PeerRecord | None] = {}
         self.discovery: Discovery | None = None
 
     # Running
@@ -191,6 +195,8 @@ class Supervisor:
 
     def paired(self, peer: PairedPeer) -> None:
         """Store a device that was just paired by code, and connect to it."""
+        earlier = self.mesh.peers.get(peer.device)
+        self.before_pairing[peer.device] = earlier.record if earlier is not None else None
         self.devices.forget_removal(peer.device)
         record = PeerRecord(
             device=peer.device,
@@ -209,6 +215,14 @@ class Supervisor:
         log.info("paired peer=%s id=%s", record.name, format_device_id(peer.device))
         if self.discovery is not None:
             self.discovery.refresh()
+
+    def unpaired(self, peer: PairedPeer) -> None:
+        """Take a pairing back that the other side does not have; an earlier one stays."""
+        before = self.before_pairing.pop(peer.device, None)
+        if before is not None:
+            self.mesh.put(before)
+        else:
+            self.mesh.drop(peer.device)
 
     def free_name(self, name: str, device: DeviceId) -> str:
         """Return a name that no other paired device has."""

@@ -1,0 +1,72 @@
+"""What differs from a peer right now, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from p2psyncd.control.messages import DeviceDiff, Diff, Difference
+from p2psyncd.core.item import Item, Kind
+from p2psyncd.daemon.mesh import PeerState
+from p2psyncd.daemon.report import drivers_of, text_of_key, time_text
+from p2psyncd.daemon.sessions import SessionDriver
+from p2psyncd.daemon.share import RunningShare
+from p2psyncd.errors import TimedOut
+
+if TYPE_CHECKING:
+    from p2psyncd.daemon.supervisor import Supervisor
+
+__all__ = ["describe", "diff"]
+
+NAMES = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "symlink", Kind.ROW: "row"}
+
+
+def describe(item: Item | None) -> str:
+    """Return a version in words."""
+    if item is None or not item.live:
+        return "absent"
+    size = f", {item.size} bytes" if item.kind is Kind.FILE else ""
+    return f"{NAMES[item.kind]}{size}, written {time_text(item.hlc)}"
+
+
+async def diff(daemon: Supervisor, share: RunningShare, wanted: PeerState | None) -> Diff:
+    """Compare a share with one peer, or with each."""
+    sessions = {state.record.device: (state, driver) for state, driver in drivers_of(daemon.mesh, share)}
+    peers = [wanted] if wanted is not None else [state for state, _ in sessions.values()]
+    rows = []
+    for state in peers:
+        found = sessions.get(state.record.device)
+        if found is None:
+            rows.append(
+                DeviceDiff(device=state.record.name, connected=False, differences=[], round_trips=0, bytes=0)
+            )
+        else:
+            rows.append(await device_diff(share, state, found[1]))
+    return Diff(share=share.record.name, devices=rows)
+
+
+async def device_diff(share: RunningShare, state: PeerState, driver: SessionDriver) -> DeviceDiff:
+    """Compare a share with one connected peer."""
+    link = state.link
+    before = (link.sent_bytes + link.received_bytes) if link is not None else 0
+    asked = driver.asks
+    try:
+        ours, theirs = await driver.inspect()
+    except trio.TooSlowError:
+        raise TimedOut(f"{state.record.name} does not answer") from None
+    keys = sorted({*ours, *theirs})
+    stored = await share.replica.query(lambda store: store.get_many(keys))
+    differences = []
+    for key in keys:
+        here = stored[key].item if key in stored else None
+        there = theirs.get(key)
+        differences.append(Difference(item=text_of_key(key), here=describe(here), there=describe(there)))
+    after = (link.sent_bytes + link.received_bytes) if link is not None else 0
+    return DeviceDiff(
+        device=state.record.name,
+        connected=True,
+        differences=differences,
+        round_trips=driver.asks - asked,
+        bytes=after - before,
+    )
