@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from p2psync.session import user_name
 from p2psyncd.control.messages import Check, CheckResult
 from p2psyncd.control.places import Places
 
@@ -176,7 +177,7 @@ def units_check() -> Check:
         return check(name, "ok", "no systemd here; `p2psync up` runs the daemon in a terminal")
     states = {
         "--user": unit_state(systemctl, "--user", "p2psyncd.service"),
-        "--system": unit_state(systemctl, "--system", f"p2psyncd@{os.getuid()}.service"),
+        "--system": unit_state(systemctl, "--system", f"p2psyncd@{user_name()}.service"),
     }
     if "enabled" in states.values():
         return check(name, "ok", "started by systemd")
@@ -202,4 +203,4 @@ def unit_state(systemctl: str, manager: str, unit: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     state = done.stdout.strip()
-    return state or ("not-found" if "not" in done.stderr and "such file" in done.stderr else None)
+    return state or ("not-found" if "No such file" in done.stderr else None)

@@ -23,6 +23,7 @@ Answer: TypeAlias = Any
 # A daemon that lives answers simple questions in milliseconds, also while it works.
 QUICK_S = 30.0
 OK = 200
+STOPPED = "the daemon stopped before it answered"
 
 
 class AnswerError(P2psyncError):
@@ -95,7 +96,11 @@ class Client:
     def call(self, method: str, target: str, body: str | None, patience_s: float | None) -> Answer:
         """Send one request and read its answer."""
         with self.response(method, target, body, patience_s) as response:
-            return json.loads(response.read())
+            read = response.read()
+        try:
+            return json.loads(read)
+        except ValueError as error:
+            raise DaemonNotRunning(STOPPED) from error
 
     def shown_code(self, **body: object) -> AbstractContextManager[Iterator[Answer]]:
         """Show a pairing code: a block that gives the lines as they come, the code and then the device.
@@ -131,7 +136,7 @@ class Client:
         except TimeoutError as error:
             raise P2psyncError("the daemon does not answer") from error
         except (http.client.HTTPException, ConnectionError) as error:
-            raise DaemonNotRunning("the daemon stopped before it answered") from error
+            raise DaemonNotRunning(STOPPED) from error
         finally:
             connection.close()
 

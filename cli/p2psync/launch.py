@@ -24,6 +24,8 @@ READY_S_MAX = 30.0
 ASK_EVERY_S = 0.05
 # What systemd grants a service by default is ten times that; a person at a terminal waits less.
 STOP_S_MAX = 10.0
+# Between closing its socket and being gone.
+ENDING_S_MAX = 5.0
 LINES_KEPT = 20
 EXIT_CODES = range(1, 6)
 
@@ -106,12 +108,18 @@ class Child:
         Raises:
             AnswerError: It ended.
         """
-        code = self.process.poll()
-        if code is None:
-            return
+        if self.process.poll() is not None:
+            raise self.ended("the daemon did not start")
+
+    def ended(self, what: str) -> AnswerError:
+        """Return the error of a daemon that ended (or is about to), with its last words."""
+        try:
+            code = self.process.wait(ENDING_S_MAX)
+        except subprocess.TimeoutExpired:
+            return AnswerError(f"{what}: it no longer answers")
         self.listener.join()
         last = self.said[-1].removeprefix("p2psyncd: ") if self.said else f"it ended with code {code}"
-        raise AnswerError(f"the daemon did not start: {last}", exit_code=code if code in EXIT_CODES else 1)
+        return AnswerError(f"{what}: {last}", exit_code=code if code in EXIT_CODES else 1)
 
 
 @contextmanager

@@ -23,7 +23,19 @@ from p2psync.render import Paper, talk
 from p2psyncd.control.places import Places, client_sockets, find_places
 from p2psyncd.errors import P2psyncError
 
-__all__ = ["Commands", "Home", "Json", "Session", "Yes", "absolute", "confirm", "fail", "usage_error"]
+__all__ = [
+    "EXIT_INTERRUPTED",
+    "Commands",
+    "Home",
+    "Json",
+    "Session",
+    "Yes",
+    "absolute",
+    "confirm",
+    "remember_home",
+    "usage_error",
+    "user_name",
+]
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

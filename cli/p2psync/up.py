@@ -160,9 +160,9 @@ def live(client: Client, paper: Paper, child: Child | None) -> None:
                 status: Status = client.get("/v1/status")
                 offers = offered(client)
             except DaemonNotRunning:
-                if child:
-                    child.check_alive()
-                raise
+                if child is None:
+                    raise
+                raise child.ended("the daemon stopped") from None
             if not status["peers"] and shower is None:
                 shower = CodeShower(client)
             notes = shower.lines() if shower and not status["peers"] else []

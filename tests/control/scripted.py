@@ -181,6 +181,7 @@ class ScriptedBackend:
         self.withdrew = trio.Event()
         self.hanging = trio.Event()
         self.hang_ended = trio.Event()
+        self.run_sync_soon: Callable[..., None] = lambda call: call()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in ANSWERS:
@@ -247,6 +248,7 @@ def served_in_a_thread(socket_path: Path) -> Iterator[ScriptedBackend]:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             control["token"] = trio.lowlevel.current_trio_token()
+            backend.run_sync_soon = control["token"].run_sync_soon
             control["scope"] = nursery.cancel_scope
             await nursery.start(serve, backend, socket_path)
             ready.set()
