@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -52,7 +53,8 @@ def status(session: Session, *, watch: Watch = False, as_json: Json = False) -> 
     if watch:
         from p2psync.watch import watch_status  # noqa: PLC0415  # one look does not need what a live one does
 
-        watch_status(client, session.paper, as_json=as_json)
+        with suppress(KeyboardInterrupt):  # how a watch is meant to end
+            watch_status(client, session.paper, as_json=as_json)
         return
     found: Status = client.get("/v1/status")
     if as_json:

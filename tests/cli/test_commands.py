@@ -494,6 +494,15 @@ def test_ctrl_c_withdraws_the_code(backend: Any) -> None:
     assert backend.withdrawn == ["7-amber-falcon"]
 
 
+def test_ctrl_c_is_how_a_watch_ends(backend: Any) -> None:
+    del backend
+    with Terminal("status", "--watch") as terminal:
+        assert terminal.process.stdout is not None
+        assert terminal.process.stdout.readline() == "device desk: connected\n"
+        terminal.process.send_signal(2)
+        assert terminal.end()[0] == 0
+
+
 def test_a_reader_that_has_enough_is_no_error_to_talk_about(backend: Any) -> None:
     backend.answers["events"] = backend.answers["events"] * 30_000
     with Terminal("events", "-n", "90000") as terminal:
