@@ -95,15 +95,23 @@ def offered(client: Client, patience_s: float = 0) -> list[Offer]:
 
 
 def offer_lines(offers: list[Offer], status: Status) -> list[str]:
-    """Say how to accept each offer; a name that is taken here needs another folder, too."""
-    taken = {share["name"] for share in status["shares"]}
+    """Say how to accept each offer.
+
+    Two devices that were both started with `up` each share a folder of the same name: then one gives up its
+    own share (never its files) and joins the other's, at the same place.
+    """
+    places = {share["name"]: share["path"] for share in status["shares"]}
     lines = []
     for one in offers:
-        folder = f"~/{quote(one['name'])}"
-        if one["name"] in taken:
-            folder += f"-{quote(one['device'])}"
-        command = f"p2psync share accept {quote(one['name'])} {folder}"
-        lines.append(escape(f"{one['device']} offers {one['name']}. To have it here: {command}"))
+        name, device = quote(one["name"]), quote(one["device"])
+        if one["name"] in places:
+            accept = f"p2psync share accept {name} {quote(places[one['name']])} --from {device}"
+            said = (
+                f"offers {one['name']}, too. To join it with yours: p2psync share remove {name} && {accept}"
+            )
+        else:
+            said = f"offers {one['name']}. To have it here: p2psync share accept {name} ~/{name}"
+        lines.append(escape(f"{one['device']} {said}"))
     return lines
 
 
