@@ -271,7 +271,7 @@ class ShareStore(ShareReader):
         with self.transaction():
             self.database.run_many(
                 "UPDATE items SET failed = ? WHERE key = ? AND pending = 1",
-                [(reason, key) for key, reason in rows],
+                [(storable(reason), key) for key, reason in rows],
             )
 
     def totals(self) -> Totals:
