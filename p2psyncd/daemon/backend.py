@@ -129,7 +129,10 @@ class DaemonBackend:
     async def pair_show(self, *, introduce: bool) -> PairCode:
         """Begin to show a code."""
         daemon = self.daemon
-        shown = daemon.pairing.show(introduce=introduce and daemon.config.pairing_introduce)
+        shown = daemon.pairing.show(
+            introduce=introduce and daemon.config.pairing_introduce,
+            taken=daemon.discovery.nameplates() if daemon.discovery is not None else (),
+        )
         if daemon.discovery is not None:
             await daemon.discovery.set_nameplate(shown.nameplate)
         return PairCode(code=shown.code, expires=time_text(shown.expires_us))

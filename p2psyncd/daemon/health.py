@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from p2psyncd.control.messages import Check, ItemError, Metric, ShareStatus
 from p2psyncd.daemon.replica import Phase
+from p2psyncd.daemon.report import checked_mode
 from p2psyncd.store.device import ShareRecord
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def broken_row(record: ShareRecord, reason: str) -> ShareStatus:
         id=record.id.hex(),
         kind="folder",
         path=record.path,
-        mode=record.mode,
+        mode=checked_mode(record.mode),
         state="error",
         reason=reason,
         items=0,

@@ -11,6 +11,7 @@ from p2psyncd.daemon.report import text_of_key, time_text
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.errors import NoSuchItem
 from p2psyncd.sources.folder import history as kept
+from p2psyncd.sources.folder.versions import versions_below
 
 __all__ = ["restore", "verify", "versions"]
 
@@ -18,7 +19,7 @@ __all__ = ["restore", "verify", "versions"]
 async def versions(share: RunningShare, key: bytes) -> list[Version]:
     """Return the earlier versions of a file, or of everything below a folder, newest first."""
     history = share.folder.history
-    found = await share.executor.run(lambda: history.below(key))
+    found = await share.executor.run(lambda: versions_below(history, key))
     return [version_row(share, one) for one in found]
 
 
@@ -63,7 +64,7 @@ async def verify(shares: Sequence[RunningShare]) -> Verified:
         await share.detect()
         name, source = share.record.name, share.folder
         found = await share.executor.run(lambda source=source: list(source.verify()))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        problems += [Problem(share=name, item=text_of_key(one.key), problem=one.problem) for one in found]
+        problems += [Problem(share=name, item=text_of_key(one.key), problem=one.reason) for one in found]
         fresh = await share.replica.query(lambda store: store.rebuilt_root())
         if fresh != share.replica.standing.root:
             problems.append(

@@ -192,6 +192,15 @@ class Ledger:
             found = Stored(item=supersede(draft, dot, self.when(observation)), state=observation.state)
             page.put_pending(Pending(item=waiting.item, base=found))
 
+    def reopen(self, keys: Sequence[bytes]) -> None:
+        """Make live items pending again, without a base."""
+        page = self.page(keys)
+        with self.store.transaction():
+            for key, stored in list(page.stored.items()):
+                if stored.item.live and page.applied(key) is not None:
+                    page.put_pending(Pending(item=stored.item, base=None))
+            self.write(page)
+
     # Remote versions
 
     def receive(

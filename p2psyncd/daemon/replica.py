@@ -35,6 +35,7 @@ from p2psyncd.sources.source import (
     Outcome,
     Source,
     Surprised,
+    Unapplied,
 )
 from p2psyncd.wire.session import Standing
 
@@ -42,6 +43,7 @@ __all__ = ["EVERYTHING", "Phase", "Replica"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Finding = Observation | ItemError | Unapplied
 
 EVERYTHING = Dirty(subtrees=frozenset({b""}))
 # One transaction's worth: large enough to pay for itself, small enough to let others in (~20 ms).
@@ -154,15 +156,20 @@ class Replica:
             step = await self.executor.run(lambda: take(found, OBSERVATIONS_PER_STEP))
             more = len(step) == OBSERVATIONS_PER_STEP
             seen: list[Observation] = []
+            reopened: list[bytes] = []
             for one in step:
                 if isinstance(one, ItemError):
                     errors[one.key] = one.reason
+                elif isinstance(one, Unapplied):
+                    reopened.append(one.key)
                 elif one.draft.kind is Kind.TOMBSTONE:
                     gone.append(one)
                 else:
                     seen.append(one)
             if seen:
                 await self.record(seen)
+            if reopened:
+                await self.reopen(reopened)
         if is_mass_delete(len(gone), self.totals.items):
             self.held_deletions = gone
             reason = f"{len(gone)} of {self.totals.items} items are gone from this device"
@@ -184,6 +191,10 @@ class Replica:
             self.ledger.settle_structure(self.directory)
 
         await self.step(write)
+
+    async def reopen(self, keys: Sequence[bytes]) -> None:
+        """Make items pending again that are not here though the store says so."""
+        await self.step(lambda: self.ledger.reopen(keys))
 
     async def look(self, keys: Sequence[bytes]) -> None:
         """Look at some items again."""
@@ -290,6 +301,6 @@ class Replica:
         return await self.query(lambda store: store.get(key))
 
 
-def take(found: Iterator[Observation | ItemError], most: int) -> list[Observation | ItemError]:
+def take(found: Iterator[Finding], most: int) -> list[Finding]:
     """Return the next findings of a scan; blocks while it reads."""
     return list(islice(found, most))

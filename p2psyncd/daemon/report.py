@@ -13,6 +13,7 @@ from p2psyncd.control.messages import (
     Device,
     FoundBy,
     ItemError,
+    Mode,
     PeerStatus,
     SharePeer,
     ShareReport,
@@ -24,10 +25,12 @@ from p2psyncd.daemon.mesh import Mesh, PeerState
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.share import RunningShare
+from p2psyncd.errors import BadRequest
 
 __all__ = [
     "Rates",
     "attention_of",
+    "checked_mode",
     "device_row",
     "drivers_of",
     "missing_of",
@@ -132,7 +135,7 @@ def share_status(share: RunningShare, mesh: Mesh, rates: tuple[float, float]) ->
         id=share.record.id.hex(),
         kind="folder",
         path=share.record.path,
-        mode=share.record.mode,
+        mode=checked_mode(share.record.mode),
         state=state,
         reason=reason,
         items=totals.items,
@@ -247,3 +250,16 @@ def share_report(share: RunningShare, mesh: Mesh) -> ShareReport:
 def in_sync_names(drivers: Iterable[tuple[PeerState, SessionDriver]]) -> list[str]:
     """Return the names of the peers that are in sync."""
     return sorted(state.record.name for state, driver in drivers if driver.in_sync)
+
+
+def checked_mode(mode: str) -> Mode:
+    """Return a mode.
+
+    Raises:
+        BadRequest: It is none.
+    """
+    match mode:
+        case "send-receive" | "send-only" | "receive-only":
+            return mode
+        case _:
+            raise BadRequest(f"{mode} is no mode; use send-receive, send-only or receive-only")

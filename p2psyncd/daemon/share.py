@@ -16,17 +16,21 @@ from p2psyncd.daemon.sharedreader import SharedReader
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.daemon.transfer import Held, Sent
 from p2psyncd.errors import P2psyncError, ShareHeld
-from p2psyncd.sources.folder.source import FolderSource
+from p2psyncd.sources.folder.folder import FolderSource
 from p2psyncd.sources.source import Dirty
 from p2psyncd.store.device import ShareRecord
 from p2psyncd.store.share import ShareStore
 
-__all__ = ["RunningShare"]
+__all__ = ["FILESYSTEM", "RunningShare"]
 
 log = logging.getLogger(__name__)
 
 # What failed or was held is looked at again after this long.
 RETRY_S = 10.0
+# A file that is being written all the time is read again this often.
+BUSY_S = 1.0
+HISTORY_S = 600.0
+FILESYSTEM = "filesystem"
 
 
 @dataclass(slots=True)
@@ -80,6 +84,9 @@ class RunningShare:
         self.on_change = on_change
         self.hints = Hints(set(), set())
         self.hinted = Signal()
+        self.later = Hints(set(), set())
+        self.later_came = Signal()
+        self.noted_filesystem: int | None = None
         self.busy = trio.Lock()
         """Held while hints are being worked on: whoever has it knows that none are half done."""
         self.scope = trio.CancelScope()
@@ -110,7 +117,9 @@ class RunningShare:
             nursery.start_soon(self.watch)
             self.hints.add(EVERYTHING)
             nursery.start_soon(self.capture)
+            nursery.start_soon(self.come_back)
             nursery.start_soon(self.applier.run)
+            nursery.start_soon(self.keep_history)
             if self.scan_interval_s:
                 nursery.start_soon(self.rescan_now_and_then)
 
@@ -153,6 +162,7 @@ class RunningShare:
                 dirty = EVERYTHING
             try:
                 await self.replica.scan(dirty)
+                await self.note_filesystem()
             except ShareHeld as held:
                 self.hold(Phase.HELD, held.detail or held.message)
             except (OSError, P2psyncError) as error:
@@ -161,6 +171,29 @@ class RunningShare:
                 if self.replica.phase is not Phase.READY:
                     self.replica.enter(Phase.READY)
                     self.on_change()
+            self.look_again(self.folder.take_busy())
+
+    def look_again(self, busy: Dirty) -> None:
+        """Come back a little later to what would not hold still while it was read."""
+        if busy.keys or busy.subtrees:
+            self.later.add(busy)
+            self.later_came.fire()
+
+    async def come_back(self) -> None:
+        """Turn what was busy into hints, after a pause."""
+        while True:
+            came = self.later_came.event
+            if not (self.later.keys or self.later.subtrees):
+                await came.wait()
+            await trio.sleep(BUSY_S)
+            self.notice(self.later.take())
+
+    async def note_filesystem(self) -> None:
+        """Remember which file system the root is on: after a restart another one holds the share."""
+        now = self.folder.filesystem
+        if now is not None and now != self.noted_filesystem:
+            self.noted_filesystem = now
+            await self.replica.step(lambda: self.store.set_setting(FILESYSTEM, str(now).encode()))
 
     def hold(self, phase: Phase, reason: str) -> None:
         """Stop exchanging until the cause is gone."""
@@ -178,6 +211,19 @@ class RunningShare:
             if stuck or trio.current_time() - last >= self.scan_interval_s:
                 last = trio.current_time()
                 self.notice(EVERYTHING)
+
+    async def keep_history(self) -> None:
+        """Hold history to its limits, now and then."""
+        while True:
+            await trio.sleep(HISTORY_S)
+            if self.replica.phase is Phase.READY:
+                await self.prune_history()
+
+    async def prune_history(self) -> None:
+        """Hold history to its limits once."""
+        size = self.replica.totals.size
+        async with self.replica.lock:
+            await self.executor.run(lambda: self.folder.prune(size))
 
     async def detect(self) -> None:
         """Return once every local change made before the call is recorded.

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import trio
 
@@ -15,11 +14,11 @@ from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.daemon.config import Config
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.replica import Phase, Replica
-from p2psyncd.daemon.share import RunningShare
+from p2psyncd.daemon.report import checked_mode
+from p2psyncd.daemon.share import FILESYSTEM, RunningShare
 from p2psyncd.daemon.sharedreader import SharedReader
 from p2psyncd.daemon.transfer import Held, Sent
 from p2psyncd.errors import (
-    BadRequest,
     DatabasesUnsupported,
     FolderMissing,
     NestedShare,
@@ -29,8 +28,11 @@ from p2psyncd.errors import (
     ShareExists,
     ShareHeld,
 )
+from p2psyncd.sources.folder.conflicts import is_conflict
+from p2psyncd.sources.folder.folder import FolderSource
+from p2psyncd.sources.folder.guard import check_new_root, create_marker, remove_marker
 from p2psyncd.sources.folder.history import HistoryLimits
-from p2psyncd.sources.folder.source import FolderSource, create_marker
+from p2psyncd.sources.folder.structure import acceptable, chunks_of, directory_draft
 from p2psyncd.store.device import DeviceStore, PeerRecord, ShareRecord
 from p2psyncd.store.share import ShareStore
 from p2psyncd.wire.messages import Offer, Offers
@@ -227,18 +229,9 @@ class Shares:
         Raises:
             FolderMissing, NotAFolder, DatabasesUnsupported, NestedShare: It cannot.
         """
-        try:
-            root = path.resolve(strict=True)
-        except OSError as error:
-            raise FolderMissing(str(path)) from error
-        if root.is_file():
-            with root.open("rb") as file:
-                if file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC or kind == "database":
-                    raise DatabasesUnsupported(str(path))
-        if kind == "database":
+        if kind == "database" or is_database(path):
             raise DatabasesUnsupported(str(path))
-        if not root.is_dir():
-            raise NotAFolder(str(path))
+        root = check_new_root(path)
         known = [share.record for share in self.running.values()]
         known += [record for record, _ in self.broken.values()]
         for record in known:
@@ -252,10 +245,7 @@ class Shares:
         if any(record.name == share.record.name for share in self.running.values()):
             raise ShareExists(record.name)
         root = Path(record.path)
-        try:
-            await self.executor.run(lambda: create_marker(root, record.id))
-        except OSError as error:
-            raise NotAFolder(f"{root} cannot be written: {error.strerror}") from error
+        await self.executor.run(lambda: create_marker(root, record.id))
         self.devices.put_share(record)
         share = await self.start(record)
         if share is None:
@@ -286,17 +276,26 @@ class Shares:
             share_id=record.id,
             secret=record.secret,
             mint_actor=lambda: ActorId(self.entropy(8)),
-            is_conflict=FolderSource.is_conflict_key,
+            is_conflict=is_conflict,
             received_us=self.clock.now_us,
         )
         catalogue = SharedReader(store.reader())
-        source = FolderSource(Path(record.path), record.id, catalogue, self.clock, limits=self.limits())
+        noted = store.setting(FILESYSTEM)
+        source = FolderSource(
+            Path(record.path),
+            record.id,
+            catalogue,
+            self.clock,
+            limits=self.limits(),
+            filesystem=int(noted) if noted else None,
+        )
+        source.tidy()
         replica = Replica(
             share=record.id,
             store=store,
             source=source,
-            directory=source.directory_draft,
-            acceptable=source.acceptable,
+            directory=directory_draft,
+            acceptable=acceptable,
             clock=self.clock,
             executor=self.executor,
             mode=record.mode,
@@ -306,7 +305,7 @@ class Shares:
             with_digest=catalogue.with_digest,
             chunk_list=catalogue.chunk_list,
             source=source,
-            chunker=source.chunk_reader,
+            chunker=chunks_of,
             sent=sent.count,
         )
         return RunningShare(
@@ -358,6 +357,14 @@ class Shares:
         await self.executor.run(lambda: forget(share, file))
 
 
+def is_database(path: Path) -> bool:
+    """Return whether a path is an SQLite file."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
+
+
 def make_folder(path: Path) -> bool:
     """Make a folder if it is missing; return whether it was.
 
@@ -378,20 +385,7 @@ def forget(share: RunningShare, file: Path) -> None:
     for name in (file, file.with_name(file.name + "-wal"), file.with_name(file.name + "-shm")):
         name.unlink(missing_ok=True)
     try:
-        share.replica.source.check()
-        share.folder.forget()
+        share.folder.check()
+        remove_marker(share.folder.root)
     except (OSError, ShareHeld) as error:
         log.info("marker_left share=%s error=%s", share.record.name, error)
-
-
-def checked_mode(mode: str) -> Literal["send-receive", "send-only", "receive-only"]:
-    """Return a mode.
-
-    Raises:
-        BadRequest: It is none.
-    """
-    match mode:
-        case "send-receive" | "send-only" | "receive-only":
-            return mode
-        case _:
-            raise BadRequest(f"{mode} is no mode; use send-receive, send-only or receive-only")
