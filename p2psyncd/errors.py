@@ -17,6 +17,7 @@ __all__ = [
     "DaemonNotRunning",
     "DatabasesUnsupported",
     "DeviceRefused",
+    "FileSystemUnfit",
     "FolderMissing",
     "HomeLocked",
     "HomeUnusable",
@@ -151,6 +152,12 @@ class DatabasesUnsupported(P2psyncError):
     """This version keeps folders equal, not databases yet. Share the folder that holds the file only while no program writes to it."""
 
     wire_code = "unsupported"
+
+
+class FileSystemUnfit(P2psyncError):
+    """The file system cannot replace files safely. Choose a folder on ext4, XFS, btrfs or another Linux file system."""
+
+    wire_code = "file_system_unfit"
 
 
 class NestedShare(P2psyncError):

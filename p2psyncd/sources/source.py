@@ -30,6 +30,7 @@ __all__ = [
     "Side",
     "Source",
     "Surprised",
+    "Unapplied",
 ]
 
 
@@ -56,6 +57,16 @@ class ItemError:
 
     key: bytes
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unapplied:
+    """An item that the store lists as applied though nothing here stands for it.
+
+    It was ignored when it came, and is not any more: the replica makes it pending again, without a base.
+    """
+
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +173,7 @@ class Source(Protocol):
         """Raise `ShareHeld` when the root is not what it was (marker gone, other file system, swapped)."""
         ...
 
-    def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError]:
+    def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError | Unapplied]:
         """Compare what is there with what the store lists and yield the differences.
 
         Parents come before children; deletions come last. Dirs listed once each. Equal things are

@@ -1,0 +1,167 @@
+"""The metadata of a path in an item: a CBOR list that only the folder source reads.
+
+`[mode, mtime in ns, target, content dot, mode dot]`, more fields may follow. The target is a
+symlink's. The two dots name the write that made the content, or chose the mode, where that is an
+earlier write than the item's own (actor and sequence number, 16 bytes); null: this very write did.
+With them two concurrent versions tell which of them changed what: a version's content is old news
+to another that covers its content dot, however often either side wrote since.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import cbor2
+
+from p2psyncd.core.ids import ActorId
+from p2psyncd.core.item import Item, Kind
+from p2psyncd.core.version import SEQ_MAX, Dot
+from p2psyncd.errors import RemoteProtocolError
+
+__all__ = [
+    "MODE_BITS",
+    "Attributes",
+    "capture",
+    "content_dot",
+    "decode",
+    "decode_or_plain",
+    "encode",
+    "mode_dot",
+]
+
+MODE_BITS = 0o7777
+MTIME_MAX = 2**63 - 1
+TARGET_BYTES_MAX = 4095
+FIELDS = 5
+DEPTH_MAX = 6
+DOT = struct.Struct(">8sQ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What a path is besides its content."""
+
+    mode: int
+    """Permission bits, set-id and sticky bits."""
+    mtime_ns: int
+    target: bytes | None = None
+    """Where a symlink points; None for anything else."""
+    content: Dot | None = None
+    """The write that made the content, if it was not the item's own."""
+    chosen: Dot | None = None
+    """The write that chose the mode, if it was not the item's own."""
+
+
+PLAIN = Attributes(mode=0o600, mtime_ns=0)
+
+
+def pack_dot(dot: Dot | None) -> bytes | None:
+    """Return the 16 bytes of a dot."""
+    return None if dot is None else DOT.pack(*dot)
+
+
+def unpack_dot(packed: object) -> Dot | None:
+    """Return the dot of 16 bytes."""
+    if packed is None:
+        return None
+    if type(packed) is not bytes or len(packed) != DOT.size:
+        raise RemoteProtocolError("An item's metadata has a broken dot")
+    actor, seq = DOT.unpack(packed)
+    if seq > SEQ_MAX:
+        raise RemoteProtocolError("An item's metadata has a dot out of range")
+    return Dot(ActorId(actor), seq)
+
+
+def encode(attributes: Attributes) -> bytes:
+    """Return the metadata as an item carries it."""
+    fields = [
+        attributes.mode,
+        attributes.mtime_ns,
+        attributes.target,
+        pack_dot(attributes.content),
+        pack_dot(attributes.chosen),
+    ]
+    return cbor2.dumps(fields)
+
+
+def decode(meta: bytes) -> Attributes:
+    """Return the checked metadata of an item.
+
+    Raises:
+        RemoteProtocolError: It is not as `encode` makes it.
+    """
+    try:
+        fields: Any = cbor2.loads(meta, max_depth=DEPTH_MAX)
+    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise RemoteProtocolError("An item's metadata cannot be decoded") from error
+    if type(fields) is not list or len(fields) < FIELDS:
+        raise RemoteProtocolError("An item's metadata is not a list of five")
+    mode, mtime_ns, target, content, chosen = fields[:FIELDS]
+    if not (
+        type(mode) is int
+        and 0 <= mode <= MODE_BITS
+        and type(mtime_ns) is int
+        and -MTIME_MAX <= mtime_ns <= MTIME_MAX
+        and (
+            target is None
+            or (type(target) is bytes and 0 < len(target) <= TARGET_BYTES_MAX and b"\0" not in target)
+        )
+    ):
+        raise RemoteProtocolError("An item's metadata has a wrong field")
+    return Attributes(
+        mode=mode,
+        mtime_ns=mtime_ns,
+        target=target,
+        content=unpack_dot(content),
+        chosen=unpack_dot(chosen),
+    )
+
+
+def decode_or_plain(meta: bytes) -> Attributes:
+    """Return the metadata of an item; where a peer sent nonsense (which is never applied), plain values."""
+    try:
+        return decode(meta)
+    except RemoteProtocolError:
+        return PLAIN
+
+
+def content_dot(item: Item, attributes: Attributes) -> Dot:
+    """Return the write that made a version's content."""
+    return attributes.content or item.dot
+
+
+def mode_dot(item: Item, attributes: Attributes) -> Dot:
+    """Return the write that chose a version's mode."""
+    return attributes.chosen or item.dot
+
+
+def capture(kind: Kind, digest: bytes, seen: Attributes, applied: Item | None, newest: Item | None) -> bytes:
+    """Return the metadata for what a scan saw.
+
+    Args:
+        kind: What it is.
+        digest: Digest of the content seen; empty for a directory.
+        seen: Mode, mtime and target seen.
+        applied: The version that was in place before, if any.
+        newest: The newest version known, if any: it may have been put in place without that being noted.
+    """
+    for item in (applied, newest):
+        if item is None or item.kind is not kind or item.digest != digest:
+            continue
+        known = decode_or_plain(item.meta)
+        if (known.mode, known.mtime_ns, known.target) == (seen.mode, seen.mtime_ns, seen.target):
+            return item.meta
+    if applied is None or applied.kind is not kind:
+        return encode(seen)
+    known = decode_or_plain(applied.meta)
+    return encode(
+        Attributes(
+            mode=seen.mode,
+            mtime_ns=seen.mtime_ns,
+            target=seen.target,
+            content=content_dot(applied, known) if applied.digest == digest else None,
+            chosen=mode_dot(applied, known) if known.mode == seen.mode else None,
+        )
+    )

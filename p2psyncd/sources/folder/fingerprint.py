@@ -1,0 +1,114 @@
+"""Fingerprints: how a thing on disk is known again without reading it.
+
+A file or a symlink is its inode, size, mtime, ctime and mode: ctime and inode are what a program
+cannot set back, so an edit of the same size within the same second shows. A directory is only its
+mode and mtime, since inode and ctime of a directory change with things that are no change of it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+
+__all__ = [
+    "DIRECTORY_STATE_BYTES",
+    "RACY_NS",
+    "SKIPPED",
+    "fingerprint",
+    "is_directory_state",
+    "is_skipped",
+    "is_special",
+    "is_trusted",
+    "matches",
+    "moved_matches",
+    "stamped_finely",
+    "untrusted",
+]
+
+FILE = struct.Struct("<QQqqI")
+DIRECTORY = struct.Struct("<qI")
+TYPE_BITS = 0o170000
+TYPE_DIRECTORY = 0o040000
+DIRECTORY_STATE_BYTES = DIRECTORY.size
+PACK_FILE = FILE.pack
+PACK_DIRECTORY = DIRECTORY.pack
+# A mark behind a file's fingerprint: no scan finds the same, so the content is read again.
+UNTRUSTED = b"?"
+SKIPPED = b"-"
+"""State of an item that was settled without anything on disk: it is ignored here."""
+
+# Kernels before 6.13 stamp files with the time of the last timer tick, at most 10 ms ago: a file
+# read less than that after its last change can change again without its times changing.
+RACY_NS = 20_000_000
+PROBES = 8
+
+
+def fingerprint(status: os.stat_result) -> bytes:
+    """Return the fingerprint of a thing with this status."""
+    mode = status.st_mode
+    if mode & TYPE_BITS == TYPE_DIRECTORY:  # S_ISDIR, inlined: this runs for every file of a scan
+        return PACK_DIRECTORY(status.st_mtime_ns, mode)
+    return PACK_FILE(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, mode)
+
+
+def untrusted(state: bytes) -> bytes:
+    """Return a file's fingerprint marked so that the next scan reads the file again."""
+    return state[: FILE.size] + UNTRUSTED
+
+
+def is_trusted(state: bytes) -> bool:
+    """Return whether an equal fingerprint means equal content."""
+    return len(state) in {FILE.size, DIRECTORY.size}
+
+
+def is_skipped(state: bytes) -> bool:
+    """Return whether nothing on disk stands for the item (see `SKIPPED`)."""
+    return state == SKIPPED
+
+
+def is_directory_state(state: bytes) -> bool:
+    """Return whether the fingerprint is a directory's."""
+    return len(state) == DIRECTORY.size
+
+
+def matches(state: bytes, status: os.stat_result) -> bool:
+    """Return whether a thing has this fingerprint, trusted or not."""
+    return state[: FILE.size] == fingerprint(status)
+
+
+def moved_matches(state: bytes, status: os.stat_result) -> bool:
+    """Return whether a file or symlink that was just renamed had this fingerprint (a rename sets ctime)."""
+    if len(state) < FILE.size:
+        return False
+    inode, size, mtime_ns, _, mode = FILE.unpack_from(state)
+    return (inode, size, mtime_ns, mode) == (
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_mode,
+    )
+
+
+def stamped_finely(directory: int) -> bool:
+    """Return whether the file system tells two changes apart that follow each other at once.
+
+    Args:
+        directory: Descriptor of a directory that may be written to.
+    """
+    name = b".times-%d" % os.getpid()
+    probe = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+    try:
+        seen = set()
+        for number in range(PROBES):
+            os.pwrite(probe, bytes([number]), 0)
+            seen.add(os.fstat(probe).st_ctime_ns)
+        return len(seen) == PROBES
+    finally:
+        os.close(probe)
+        os.unlink(name, dir_fd=directory)
+
+
+def is_special(mode: int) -> bool:
+    """Return whether a mode is that of a FIFO, socket or device."""
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))

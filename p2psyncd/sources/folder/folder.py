@@ -1,0 +1,321 @@
+"""The folder source: one shared folder behind the engine's interface."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import trio
+
+from p2psyncd.core.clock import Clock
+from p2psyncd.core.ids import ShareId
+from p2psyncd.core.item import Item, Kind
+from p2psyncd.core.storage import Pending, Stored
+from p2psyncd.sources.folder.apply import ApplyContext, apply_batch
+from p2psyncd.sources.folder.attributes import decode_or_plain
+from p2psyncd.sources.folder.beneath import (
+    Directories,
+    copy_content,
+    open_beneath,
+    open_root,
+    rename_new,
+)
+from p2psyncd.sources.folder.catalogue import Catalogue
+from p2psyncd.sources.folder.conflicts import aside_key, is_conflict
+from p2psyncd.sources.folder.content import OPEN_FLAGS, digest_of, digest_of_descriptor
+from p2psyncd.sources.folder.fingerprint import fingerprint, matches, stamped_finely, untrusted
+from p2psyncd.sources.folder.guard import RootGuard
+from p2psyncd.sources.folder.history import History, HistoryLimits
+from p2psyncd.sources.folder.ignore import Ignore
+from p2psyncd.sources.folder.layout import STAGING, check_key
+from p2psyncd.sources.folder.local import LocalContent
+from p2psyncd.sources.folder.merge import merge
+from p2psyncd.sources.folder.scan import ScanContext, scan
+from p2psyncd.sources.folder.staging import StagedWriter, Staging
+from p2psyncd.sources.folder.verify import Problem, verify
+from p2psyncd.sources.folder.watch import Watcher
+from p2psyncd.sources.source import Dirty, ItemError, Merged, Observation, Outcome, Unapplied
+
+__all__ = ["FileReader", "FolderSource"]
+
+
+class FileReader:
+    """An opened file of the share; see `ContentReader`."""
+
+    def __init__(self, descriptor: int, status: os.stat_result) -> None:
+        self.descriptor = descriptor
+        self.size = status.st_size
+        self.state = fingerprint(status)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes.
+
+        Raises:
+            OSError: The file is shorter now.
+        """
+        data = os.pread(self.descriptor, length, offset)
+        while len(data) < length:
+            more = os.pread(self.descriptor, length - len(data), offset + len(data))
+            if not more:
+                raise OSError("the file is shorter than recorded")
+            data += more
+        return data
+
+    def unchanged(self) -> bool:
+        """Return whether the file still has the fingerprint it was opened with."""
+        return fingerprint(os.fstat(self.descriptor)) == self.state
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class FolderSource:
+    """A shared folder; implements `sources.source.Source`."""
+
+    def __init__(
+        self,
+        root: Path,
+        share_id: ShareId,
+        catalogue: Catalogue,
+        clock: Clock,
+        *,
+        limits: HistoryLimits | None = None,
+        filesystem: int | None = None,
+        log: logging.Logger | None = None,
+    ) -> None:
+        """Open a folder that has its marker (`guard.create_marker`).
+
+        Args:
+            root: The folder's real path.
+            share_id: Whose marker it must hold.
+            catalogue: The share's storage; read only, in the replica's thread.
+            clock: For the age of files and the time of history.
+            limits: How much history is kept.
+            filesystem: `filesystem` of an earlier run: another one now holds the share.
+            log: Where to write; default: this module's.
+        """
+        self.root = root
+        self.log = log or logging.getLogger(__name__)
+        self.guard = RootGuard(root, share_id, filesystem=filesystem)
+        self.ignore = Ignore(root)
+        self.staging = Staging(root)
+        self.history = History(root, clock, limits or HistoryLimits())
+        self.watcher = Watcher(root, self.ignore)
+        self.catalogue = catalogue
+        self.times_probed = False
+        self.scanning = ScanContext(
+            root=root, catalogue=catalogue, ignore=self.ignore, clock=clock, check=self.guard.check
+        )
+        self.local = LocalContent(
+            root=root, catalogue=catalogue, staging=self.staging, history=self.history, ignore=self.ignore
+        )
+        self.applying = ApplyContext(scan=self.scanning, local=self.local)
+
+    # The root
+    def check(self) -> None:
+        """Raise `ShareHeld` when the root is not what it was."""
+        self.guard.check()
+
+    def accept_root(self) -> None:
+        """Take the root as it is now, on whatever file system: the user approved it.
+
+        Raises:
+            ShareHeld: It is still no folder with this share's marker.
+        """
+        self.guard.accept()
+
+    @property
+    def filesystem(self) -> int | None:
+        """Identity of the root's file system, to be handed to the constructor next time; None before `check`."""
+        return self.guard.filesystem
+
+    @property
+    def limited(self) -> str | None:
+        """Why not everything is watched (then the caller scans now and then), in words for the user."""
+        return self.watcher.limited
+
+    # Scanning and watching
+    def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError | Unapplied]:
+        """Compare what is there with what the store lists; see `Source.scan`.
+
+        An observation whose draft says the same as the stored item brings only a new fingerprint.
+        What did not hold still while it was read is in `take_busy` afterwards.
+
+        Raises:
+            ShareHeld: The root is not what it was.
+        """
+        self.guard.check()
+        self.probe_times()
+        yield from scan(self.scanning, dirty)
+
+    def probe_times(self) -> None:
+        """Find out, once, how finely the file system stamps changes."""
+        if self.times_probed:
+            return
+        try:
+            with Directories(self.root) as directories:
+                self.scanning.fine_times = stamped_finely(directories.ensure(STAGING))
+        except OSError:
+            self.scanning.fine_times = False
+        self.times_probed = True
+
+    def take_busy(self) -> Dirty:
+        """Return what earlier scans could not read because it kept changing, and forget it."""
+        busy = frozenset(self.scanning.busy)
+        self.scanning.busy.clear()
+        return Dirty(subtrees=frozenset({b""})) if b"" in busy else Dirty(keys=busy)
+
+    async def watch(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
+        """Report where changes may be, until cancelled; see `Source.watch`."""
+        self.ignore.refresh()
+        await self.watcher.run(notify, task_status=task_status)
+
+    # Deciding
+    def merge(self, ours: Item, theirs: Item) -> Merged:
+        """Decide about two concurrent versions of one key."""
+        return merge(ours, theirs)
+
+    def is_conflict(self, key: bytes) -> bool:
+        """Return whether a key names a conflict copy."""
+        return is_conflict(key)
+
+    def aside_key(self, item: Item) -> bytes:
+        """Return the key under which a losing version is kept."""
+        return aside_key(item)
+
+    # Content
+    def stage_local(self, wanted: Sequence[Pending]) -> set[bytes]:
+        """Find content on this device; see `Source.stage_local`."""
+        return self.local.stage(wanted)
+
+    def writer(self, digest: bytes, size: int) -> StagedWriter:
+        """Begin staging a content that comes from a peer; used by one thread, many writers at a time are fine."""
+        return StagedWriter(self.staging, digest, size)
+
+    def put_content(self, digest: bytes, data: bytes) -> None:
+        """Stage a small content in one step; any thread."""
+        self.staging.put_content(digest, data)
+
+    def reader(self, stored: Stored) -> FileReader | None:
+        """Open an applied item's content; None if it is no longer there as recorded. Any thread."""
+        if stored.item.kind is not Kind.FILE or not stored.state:
+            return None
+        try:
+            check_key(stored.item.key)
+            root = open_root(self.root)
+        except OSError:
+            return None
+        try:
+            opened = open_beneath(root, stored.item.key, OPEN_FLAGS)
+        except OSError:
+            return None
+        finally:
+            os.close(root)
+        status = os.fstat(opened)
+        if not matches(stored.state, status):
+            os.close(opened)
+            return None
+        return FileReader(opened, status)
+
+    # Applying
+    def apply(self, batch: Sequence[Pending]) -> list[Outcome]:
+        """Put pending versions in place; see `Source.apply`.
+
+        Outcomes may name further keys as surprised: unknown files in a directory to be deleted.
+
+        Raises:
+            ShareHeld: The root is not what it was.
+        """
+        return apply_batch(self.applying, batch)
+
+    def preserve(self, stored: Stored, key: bytes) -> bytes | None:
+        """Copy an applied thing's bytes to a new name, durably; see `Source.preserve`.
+
+        Where the name is taken, what has it stays, and the state returned makes the next scan read it.
+
+        Raises:
+            OSError: The copy cannot be written.
+        """
+        check_key(key)
+        with Directories(self.root) as directories:
+            name = self.copy_of(directories, stored)
+            if name is None:
+                return None
+            try:
+                target, new = directories.parent(key)
+                rename_new(directories.directory(STAGING), name, target, new)
+            except FileExistsError:
+                self.staging.remove(name)
+                status = directories.status(key)
+                return None if status is None else untrusted(fingerprint(status))
+            except OSError:
+                self.staging.remove(name)
+                raise
+            os.fsync(target)
+            status = os.stat(new, dir_fd=target, follow_symlinks=False)
+        return fingerprint(status)
+
+    def copy_of(self, directories: Directories, stored: Stored) -> bytes | None:
+        """Return the name, in staging, of a durable copy; None if the thing is not as recorded."""
+        status = directories.status(stored.item.key)
+        if status is None or not matches(stored.state, status):
+            return None
+        directory, name = directories.parent(stored.item.key)
+        attributes = decode_or_plain(stored.item.meta)
+        times = (attributes.mtime_ns, attributes.mtime_ns)
+        staging = directories.ensure(STAGING)
+        copied = self.staging.fresh_name()
+        if stored.item.kind is Kind.SYMLINK:
+            target = os.readlink(name, dir_fd=directory)
+            if digest_of(target) != stored.item.digest:
+                return None
+            os.symlink(target, copied, dir_fd=staging)
+            os.utime(copied, ns=times, dir_fd=staging, follow_symlinks=False)
+            return copied
+        source = os.open(name, OPEN_FLAGS, dir_fd=directory)
+        try:
+            target_file = self.staging.create(copied)
+            try:
+                copy_content(source, target_file)
+                same = digest_of_descriptor(target_file)[0] == stored.item.digest
+                os.fchmod(target_file, attributes.mode)
+                os.utime(target_file, ns=times)
+                os.fsync(target_file)
+            finally:
+                os.close(target_file)
+        finally:
+            os.close(source)
+        if not same:
+            self.staging.remove(copied)
+            return None
+        return copied
+
+    # Keeping house
+    def tidy(self, keep: Sequence[bytes] = ()) -> int:
+        """Empty staging but for the contents with these digests; at start-up, and when nothing is pending."""
+        return self.staging.tidy(keep)
+
+    def prune(self, share_bytes: int) -> int:
+        """Hold history to its limits; return the bytes that it takes then."""
+        return self.history.prune(share_bytes)
+
+    def verify(self) -> Iterator[Problem]:
+        """Read everything again and yield what differs from the record.
+
+        Raises:
+            ShareHeld: The root is not what it was.
+        """
+        self.guard.check()
+        self.ignore.refresh()
+        with Directories(self.root) as directories:
+            yield from verify(directories, self.catalogue, self.ignore)
+
+    def free_bytes(self) -> tuple[int, int]:
+        """Return (free for this user, total) bytes of the root's file system; for `core.guard.has_room`."""
+        status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize

@@ -1,0 +1,124 @@
+"""Two concurrent versions of one path: a pure decision that every device makes alike.
+
+The winner is the greatest (hlc, dot). What that order alone would get wrong is put right by a new
+write on top of both (`rewrite`), never by another order: an order that prefers, say, edits over
+deletes is not associative, and devices that meet in other orders would differ.
+
+Each side's metadata names the write that made its content and the one that chose its mode. A side
+whose content the other side knew, and replaced, has only changed metadata since: nothing of it is
+lost when it loses, and its chmod joins the other's edit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from p2psyncd.core.item import Draft, Item, Kind, wins
+from p2psyncd.sources.folder.attributes import Attributes, content_dot, decode_or_plain, encode, mode_dot
+from p2psyncd.sources.folder.conflicts import aside_key
+from p2psyncd.sources.source import Merged, Side
+
+__all__ = ["merge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version with its metadata decoded."""
+
+    item: Item
+    attributes: Attributes
+
+    @property
+    def same_content(self) -> tuple[Kind, bytes]:
+        """What is compared to know whether two versions hold the same."""
+        return self.item.kind, self.item.digest
+
+
+def merge(ours: Item, theirs: Item) -> Merged:
+    """Decide about two concurrent versions of one key; see `Source.merge`."""
+    side = Side.OURS if wins(ours, theirs) else Side.THEIRS
+    if ours.same_value(theirs):
+        return Merged(winner=side)
+    a, b = Version(ours, decode_or_plain(ours.meta)), Version(theirs, decode_or_plain(theirs.meta))
+    winner, loser = (a, b) if side is Side.OURS else (b, a)
+    rewrite, aside = decide(winner, loser)
+    return Merged(winner=side, rewrite=rewrite, aside=aside)
+
+
+def decide(winner: Version, loser: Version) -> tuple[Draft | None, Draft | None]:
+    """Return (rewrite, aside) for versions of different value."""
+    kinds = {winner.item.kind, loser.item.kind}
+    if Kind.TOMBSTONE in kinds:
+        live = loser if loser.item.live else None
+        # A directory has no content to save: whether it stays is decided by what lies in it.
+        if live is None or live.item.kind is Kind.DIRECTORY:
+            return None, None
+        return written_again(live), None
+    if Kind.DIRECTORY in kinds and len(kinds) > 1:
+        directory, other = (winner, loser) if winner.item.kind is Kind.DIRECTORY else (loser, winner)
+        rewrite = None if directory is winner else written_again(directory)
+        return rewrite, None if is_old_news(other, directory) else kept_aside(other)
+    content, aside = winner, None
+    if winner.same_content != loser.same_content:
+        winner_is_old, loser_is_old = is_old_news(winner, loser), is_old_news(loser, winner)
+        if winner_is_old and not loser_is_old:
+            content = loser
+        elif winner_is_old or not loser_is_old:
+            aside = kept_aside(loser)
+    mode = mode_of(winner, loser) if winner.item.kind is loser.item.kind else content
+    return combined(content, mode, winner), aside
+
+
+def is_old_news(old: Version, new: Version) -> bool:
+    """Return whether the content of `old` was known to whoever wrote `new`: it was replaced knowingly."""
+    return new.item.covers(content_dot(old.item, old.attributes))
+
+
+def mode_of(winner: Version, loser: Version) -> Version:
+    """Return the version whose mode is to stay: the only one that changed it, else the winner's."""
+    if winner.attributes.mode == loser.attributes.mode:
+        return winner
+    known_to_loser = loser.item.covers(mode_dot(winner.item, winner.attributes))
+    known_to_winner = winner.item.covers(mode_dot(loser.item, loser.attributes))
+    return loser if known_to_loser and not known_to_winner else winner
+
+
+def combined(content: Version, mode: Version, winner: Version) -> Draft | None:
+    """Return the write that joins one side's content with one side's mode; None if that is the winner."""
+    if content is winner and mode.attributes.mode == winner.attributes.mode:
+        return None
+    attributes = Attributes(
+        mode=mode.attributes.mode,
+        mtime_ns=content.attributes.mtime_ns,
+        target=content.attributes.target,
+        content=content_dot(content.item, content.attributes),
+        chosen=mode_dot(mode.item, mode.attributes),
+    )
+    return draft(content.item, attributes)
+
+
+def draft(item: Item, attributes: Attributes, key: bytes | None = None) -> Draft:
+    """Return a draft with an item's content."""
+    return Draft(
+        key=item.key if key is None else key,
+        kind=item.kind,
+        digest=item.digest,
+        size=item.size,
+        meta=encode(attributes),
+    )
+
+
+def written_again(version: Version) -> Draft:
+    """Return the write that puts a losing version back in its place."""
+    attributes = replace(
+        version.attributes,
+        content=content_dot(version.item, version.attributes),
+        chosen=mode_dot(version.item, version.attributes),
+    )
+    return draft(version.item, attributes)
+
+
+def kept_aside(loser: Version) -> Draft:
+    """Return the write of the conflict copy."""
+    attributes = replace(loser.attributes, content=None, chosen=None)
+    return draft(loser.item, attributes, aside_key(loser.item))

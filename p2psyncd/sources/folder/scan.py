@@ -1,0 +1,403 @@
+"""Scanning: what is on disk against what the store lists.
+
+A scan is the truth, events are hints. Its rules, each of which keeps someone's data:
+
+- What cannot be read is unknown, not deleted: the error is yielded and nothing below is compared.
+- A file that changes while it is read is read again, then left for later; mixed bytes are never announced.
+- Deletions come last, after the root was checked once more, and each is looked at once more: an
+  unmounted disk and a file that was away for a moment are no deletions.
+- What is ignored, and what lies on another file system, is as if it were not there, yet not deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from p2psyncd.core.clock import Clock
+from p2psyncd.core.item import Draft, Kind
+from p2psyncd.sources.folder.attributes import MODE_BITS, Attributes, capture
+from p2psyncd.sources.folder.beneath import Directories
+from p2psyncd.sources.folder.catalogue import Catalogue, Known, known_of
+from p2psyncd.sources.folder.content import digest_of, read_content
+from p2psyncd.sources.folder.fingerprint import (
+    DIRECTORY_STATE_BYTES,
+    RACY_NS,
+    fingerprint,
+    is_directory_state,
+    is_skipped,
+    is_special,
+    untrusted,
+)
+from p2psyncd.sources.folder.ignore import Ignore
+from p2psyncd.sources.folder.layout import ancestors, is_own, split_key
+from p2psyncd.sources.source import Dirty, ItemError, Observation, Unapplied
+
+__all__ = ["ScanContext", "holds_only_ignored", "scan"]
+
+Found = Iterator[Observation | ItemError | Unapplied]
+
+SPECIAL_REASONS = {
+    stat.S_IFIFO: "a FIFO is not synced",
+    stat.S_IFSOCK: "a socket is not synced",
+    stat.S_IFBLK: "a device is not synced",
+    stat.S_IFCHR: "a device is not synced",
+}
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+
+
+@dataclass(slots=True, kw_only=True)
+class ScanContext:
+    """What a scan needs; what it shares with applying is in the last three."""
+
+    root: Path
+    catalogue: Catalogue
+    ignore: Ignore
+    clock: Clock
+    check: Callable[[], None]
+    """Raises ShareHeld when the root is not what it was."""
+    fine_times: bool = True
+    """Whether the file system's timestamps tell two quick changes apart."""
+    recent: dict[bytes, bytes] = field(default_factory=dict)
+    """Fingerprints of what was applied lately: an event about it needs no look into the store."""
+    moved_away: set[bytes] = field(default_factory=set)
+    """Keys whose file was moved to where a pending version wants it, before their tombstone was applied."""
+    busy: set[bytes] = field(default_factory=set)
+    """Keys that kept changing while they were read: to be scanned again."""
+    generation: int = -1
+    """The ignore rules under which the last full scan ended."""
+
+
+def reason_of(error: OSError) -> str:
+    """Return an error in words for the user."""
+    if error.errno == errno.EXDEV:
+        return "another file system is mounted here; it is not synced"
+    return f"cannot be read: {error.strerror or error}"
+
+
+def scan(context: ScanContext, dirty: Dirty) -> Found:
+    """Yield the differences between disk and store; see `Source.scan`.
+
+    Raises:
+        ShareHeld: The root is not what it was.
+    """
+    context.check()
+    subtrees = dirty.subtrees
+    context.ignore.refresh()
+    generation = context.ignore.generation
+    if generation != context.generation:
+        # What was ignored may not be any more: only a full scan finds it.
+        subtrees = frozenset({b""})
+    with Directories(context.root) as directories:
+        run = Run(context, directories)
+        if b"" in subtrees:
+            yield from run.walk(b"")
+        else:
+            tops = [key for key in subtrees if not any(above in subtrees for above in ancestors(key))]
+            yield from run.look({*dirty.keys, *tops}, whole=frozenset(tops))
+        yield from run.deletions()
+    if b"" in subtrees:
+        context.generation = generation
+
+
+def holds_only_ignored(directories: Directories, ignore: Ignore, directory: bytes) -> bool:
+    """Return whether a directory has entries, and all of them are ignored or cannot be synced."""
+    try:
+        with os.scandir(directories.directory(directory)) as found:
+            entries = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in found]
+    except OSError:
+        return False
+    for name, mode in entries:
+        key = directory + b"/" + os.fsencode(name)
+        is_directory = stat.S_ISDIR(mode)
+        if is_special(mode) or ignore.ignored(key, directory=is_directory):
+            continue
+        if not (is_directory and holds_only_ignored(directories, ignore, key)):
+            return False
+    return bool(entries)
+
+
+def known_state(known: Known | None) -> bytes:
+    """Return the fingerprint that the store holds for a key it may not know."""
+    return known.state if known is not None else b""
+
+
+class Run:
+    """One scan."""
+
+    def __init__(self, context: ScanContext, directories: Directories) -> None:
+        self.context = context
+        self.directories = directories
+        self.catalogue = context.catalogue
+        self.ignore = context.ignore
+        self.device = os.fstat(directories.root).st_dev
+        self.now_ns = context.clock.now_us() * 1000
+        self.gone: dict[bytes, bytes] = {}
+        self.walked: set[bytes] = set()
+
+    # Single keys
+    def look(self, keys: Collection[bytes], *, whole: frozenset[bytes]) -> Found:
+        """Compare single keys, and all below those in `whole`."""
+        wanted = {key for key in keys if key and not is_own(key.split(b"/", 1)[0])}
+        for key in list(wanted):
+            # A directory's mtime changes with its entries, and a new entry's directories may be new too.
+            wanted.update(ancestors(key))
+        looks: list[tuple[bytes, os.stat_result | None]] = []
+        for key in sorted(wanted):
+            try:
+                status = self.directories.status(key)
+            except OSError as error:
+                yield ItemError(key=key, reason=reason_of(error))
+                continue
+            if status is not None and key not in whole:
+                state = self.context.recent.get(key)
+                if state is not None and state == fingerprint(status):
+                    continue
+            looks.append((key, status))
+        known = known_of(self.catalogue, [key for key, _ in looks])
+        for key, status in looks:
+            if self.walked and not self.walked.isdisjoint((key, *ancestors(key))):
+                continue
+            yield from self.look_at(key, status, known.get(key), whole=key in whole)
+
+    def look_at(
+        self, key: bytes, status: os.stat_result | None, known: Known | None, *, whole: bool
+    ) -> Found:
+        """Compare one key with what the store knows of it."""
+        state = known_state(known)
+        if status is None:
+            if state:
+                self.missing(key, state)
+            return
+        directory = stat.S_ISDIR(status.st_mode)
+        if self.ignore.ignored(key, directory=directory):
+            return
+        if directory and status.st_dev != self.device:
+            yield ItemError(key=key, reason="another file system is mounted here; it is not synced")
+            return
+        unchanged = state == fingerprint(status)
+        if not unchanged:
+            if directory and not is_directory_state(state) and self.is_kept(key, known):
+                yield ItemError(key=key, reason="deleted on another device; kept, it holds ignored files")
+                return
+            yield from self.changed(key, status, known)
+        if directory and (whole or not is_directory_state(state)):
+            yield from self.walk(key)
+
+    # Directories
+    def walk(self, top: bytes) -> Found:
+        """Compare everything below a directory."""
+        self.walked.add(top)
+        waiting = [top]
+        while waiting:
+            below: list[bytes] = []
+            yield from self.walk_one(waiting.pop(), below)
+            below.reverse()
+            waiting += below
+
+    def walk_one(self, directory: bytes, below: list[bytes]) -> Found:
+        """Compare the entries of one directory; append the directories among them to `below`."""
+        listed = {entry.key: entry.state for entry in self.catalogue.listing(directory)}
+        differing: list[tuple[bytes, os.stat_result]] = []
+        errors: list[ItemError] = []
+        prefix = directory + b"/" if directory else b""
+        pop = listed.pop
+        encode = os.fsencode
+        print_of = fingerprint
+        try:
+            with os.scandir(self.directories.directory(directory)) as entries:
+                for entry in entries:
+                    key = prefix + encode(entry.name)
+                    state = pop(key, b"")
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError as error:
+                        if error.errno == errno.ENOENT and state:
+                            listed[key] = state
+                        elif error.errno != errno.ENOENT:
+                            errors.append(ItemError(key=key, reason=reason_of(error)))
+                        continue
+                    if state == print_of(status):
+                        if len(state) == DIRECTORY_STATE_BYTES:
+                            below.append(key)
+                    elif directory or not is_own(key):
+                        differing.append((key, status))
+        except OSError as error:
+            yield from self.unreadable(directory, error)
+            below.clear()
+            return
+        yield from errors
+        if differing:
+            yield from self.differing(differing, below)
+        if below:
+            below[:] = [key for key in below if not self.ignore.ignored(key, directory=True)]
+        for key, state in listed.items():
+            if state:
+                self.missing(key, state)
+
+    def unreadable(self, directory: bytes, error: OSError) -> Found:
+        """Report a directory that cannot be listed; one that is gone by now is looked at again."""
+        if error.errno in GONE:
+            self.context.busy.add(directory)
+        else:
+            yield ItemError(key=directory, reason=reason_of(error))
+
+    def differing(self, entries: Iterable[tuple[bytes, os.stat_result]], below: list[bytes]) -> Found:
+        """Yield what changed among the entries of one directory."""
+        ignored = self.ignore.ignored
+        entries = [
+            (key, status)
+            for key, status in entries
+            if not ignored(key, directory=status.st_mode & 0o170000 == stat.S_IFDIR)
+        ]
+        known = known_of(self.catalogue, [key for key, _ in entries])
+        for key, status in entries:
+            about = known.get(key)
+            if stat.S_ISDIR(status.st_mode):
+                if status.st_dev != self.device:
+                    yield ItemError(key=key, reason="another file system is mounted here; it is not synced")
+                    continue
+                if not is_directory_state(known_state(about)) and self.is_kept(key, about):
+                    yield ItemError(key=key, reason="deleted on another device; kept, it holds ignored files")
+                    continue
+                below.append(key)
+            yield from self.changed(key, status, about)
+
+    def is_kept(self, key: bytes, known: Known | None) -> bool:
+        """Return whether a directory was deleted on another device and only ignored things keep it here."""
+        if known is None or known.applied is not None or known.newest.kind is not Kind.TOMBSTONE:
+            return False
+        return holds_only_ignored(self.directories, self.ignore, key)
+
+    # Changes
+    def changed(self, key: bytes, status: os.stat_result, known: Known | None) -> Found:
+        """Yield one thing whose fingerprint is not the one that the store lists."""
+        mode = status.st_mode
+        if is_special(mode):
+            yield ItemError(
+                key=key, reason=SPECIAL_REASONS.get(stat.S_IFMT(mode), "this kind of file is not synced")
+            )
+            return
+        state = known_state(known)
+        self.context.moved_away.discard(key)
+        if is_skipped(state):
+            yield Unapplied(key=key)
+            return
+        if is_directory_state(state) and not stat.S_ISDIR(mode):
+            self.missing(key, state, itself=False)
+        try:
+            if stat.S_ISREG(mode):
+                found = self.file(key, known)
+            elif stat.S_ISLNK(mode):
+                found = self.symlink(key, status, known)
+            else:
+                found = self.observed(key, Kind.DIRECTORY, status, known)
+        except OSError as error:
+            if error.errno in GONE:
+                self.context.busy.add(key)  # gone between two looks
+            else:
+                yield ItemError(key=key, reason=reason_of(error))
+            return
+        if found is not None:
+            yield found
+
+    def file(self, key: bytes, known: Known | None) -> Observation | None:
+        """Return a regular file as it is now; None if it does not hold still."""
+        directory, name = self.directories.parent(key)
+        content = read_content(directory, name)
+        if content is None:
+            self.context.busy.add(key)
+            return None
+        status = content.status
+        return self.observed(
+            key, Kind.FILE, status, known, digest=content.digest, size=status.st_size, chunks=content.chunks
+        )
+
+    def symlink(self, key: bytes, status: os.stat_result, known: Known | None) -> Observation:
+        """Return a symlink as it is now."""
+        directory, name = self.directories.parent(key)
+        target = os.readlink(name, dir_fd=directory)
+        return self.observed(key, Kind.SYMLINK, status, known, digest=digest_of(target), target=target)
+
+    def observed(
+        self,
+        key: bytes,
+        kind: Kind,
+        status: os.stat_result,
+        known: Known | None,
+        *,
+        digest: bytes = b"",
+        size: int = 0,
+        target: bytes | None = None,
+        chunks: bytes = b"",
+    ) -> Observation:
+        """Return the observation of one thing."""
+        state = fingerprint(status)
+        age_ns = self.now_ns - status.st_ctime_ns
+        if kind is Kind.FILE and not self.context.fine_times and age_ns < RACY_NS:
+            state = untrusted(state)
+        seen = Attributes(mode=status.st_mode & MODE_BITS, mtime_ns=status.st_mtime_ns, target=target)
+        applied = known.applied if known is not None else None
+        meta = capture(
+            kind,
+            digest,
+            seen,
+            applied.item if applied is not None else None,
+            known.newest if known is not None else None,
+        )
+        return Observation(
+            draft=Draft(key=key, kind=kind, digest=digest, size=size, meta=meta),
+            state=state,
+            base_state=known_state(known),
+            changed_us=status.st_ctime_ns // 1000,
+            chunks=chunks,
+        )
+
+    # Deletions
+    def missing(self, key: bytes, state: bytes, *, itself: bool = True) -> None:
+        """Note that a listed thing, and what was below it, is not there."""
+        if itself:
+            self.gone[key] = state
+        if is_directory_state(state):
+            for entry in self.catalogue.below(key):
+                if entry.state and entry.key != key:
+                    self.gone[entry.key] = entry.state
+
+    def deletions(self) -> Found:
+        """Yield what is gone, children before their directories."""
+        if not self.gone:
+            return
+        self.context.check()
+        for key in sorted(self.gone, reverse=True):
+            state = self.gone[key]
+            if key in self.context.moved_away:
+                continue
+            if self.ignore.ignored(key, directory=is_directory_state(state)):
+                continue
+            try:
+                if self.directories.status(key) is not None:
+                    self.context.busy.add(key)  # back again
+                    continue
+            except OSError as error:
+                yield ItemError(key=key, reason=reason_of(error))
+                continue
+            if is_skipped(state):
+                yield Unapplied(key=key)
+                continue
+            yield Observation(
+                draft=Draft(key=key, kind=Kind.TOMBSTONE),
+                state=b"",
+                base_state=state,
+                changed_us=self.changed_us(split_key(key)[0]),
+            )
+
+    def changed_us(self, directory: bytes) -> int:
+        """Return when a directory's entries last changed, in µs: when something in it was deleted, at the latest."""
+        try:
+            return os.fstat(self.directories.directory(directory)).st_ctime_ns // 1000
+        except OSError:
+            return 0

@@ -1,0 +1,203 @@
+"""Staging: content on its way into the share, complete and verified before it gets a name there.
+
+Staged content lies in `.p2psync/staging` under its digest, in hexadecimal. Nothing here is worth
+anything after a restart: `tidy` empties it then, and what is still wanted is fetched again.
+Threads that fetch and the thread that applies work here at the same time; each step is one call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from blake3 import blake3
+
+from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.sources.folder.beneath import copy_content
+from p2psyncd.sources.folder.content import EMPTY_DIGEST, digest_of, digest_of_descriptor
+from p2psyncd.sources.folder.layout import STAGING
+
+__all__ = ["StagedWriter", "Staging"]
+
+NEW_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all bytes at an offset."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        if written == len(data):
+            return
+        data = data[written:]
+        offset += written
+
+
+class StagedWriter:
+    """Content that comes piece by piece; used by one thread at a time."""
+
+    def __init__(self, staging: Staging, digest: bytes, size: int) -> None:
+        self.staging = staging
+        self.digest = digest
+        self.size = size
+        self.name = staging.fresh_name(b".part")
+        self.descriptor = staging.create(self.name)
+        self.hasher = blake3()
+        self.hashed = 0
+        """Bytes from the start that are in `hasher`: pieces mostly come in order, so they are read once."""
+        self.in_order = True
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Write bytes at an offset.
+
+        Raises:
+            OSError: The disk is full, or failed.
+            RemoteProtocolError: They lie beyond the content's size.
+        """
+        if offset < 0 or offset + len(data) > self.size:
+            raise RemoteProtocolError("A part of a content lies beyond its end")
+        write_all(self.descriptor, data, offset)
+        if offset == self.hashed and self.in_order:
+            self.hasher.update(data)
+            self.hashed += len(data)
+        elif offset < self.hashed:
+            self.in_order = False
+
+    def commit(self) -> None:
+        """Verify the whole and make it known as staged.
+
+        Raises:
+            RemoteProtocolError: It is not the content of this digest and size; it is discarded.
+            OSError: It cannot be read back.
+        """
+        try:
+            self.check()
+            self.staging.adopt(self.name, self.digest)
+        except BaseException:
+            self.abandon()
+            raise
+        os.close(self.descriptor)
+        self.descriptor = -1
+
+    def check(self) -> None:
+        """Hold what was written against digest and size."""
+        if not self.in_order:
+            self.hasher, self.hashed = blake3(), 0
+        digest, size = digest_of_descriptor(self.descriptor, self.hashed, self.hasher)
+        if digest != self.digest or size != self.size:
+            raise RemoteProtocolError("A content came that is not what its digest says")
+
+    def abandon(self) -> None:
+        """Close and discard; harmless after `commit`."""
+        if self.descriptor < 0:
+            return
+        os.close(self.descriptor)
+        self.descriptor = -1
+        self.staging.remove(self.name)
+
+
+class Staging:
+    """The staging folder of one share."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = os.fsencode(root) + b"/" + STAGING
+        self.serial = count()
+        self.staged: set[bytes] = set()
+        """Digests whose content is here."""
+
+    def path(self, name: bytes) -> bytes:
+        """Return where a staged thing lies.
+
+        An absolute path: it holds no name of a peer's, and a descriptor kept open between calls
+        would keep the disk from being unmounted.
+        """
+        return self.folder + b"/" + name
+
+    def fresh_name(self, suffix: bytes = b".new") -> bytes:
+        """Return a name that was not used before in this run."""
+        return b"%d%s" % (next(self.serial), suffix)
+
+    def create(self, name: bytes) -> int:
+        """Return the descriptor of a new, empty file."""
+        path = self.path(name)
+        try:
+            return os.open(path, NEW_FLAGS, 0o600)
+        except FileNotFoundError:
+            Path(os.fsdecode(self.folder)).mkdir(0o700, parents=True, exist_ok=True)
+            return os.open(path, NEW_FLAGS, 0o600)
+
+    def remove(self, name: bytes) -> None:
+        """Delete a staged thing, if it is there."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path(name))  # noqa: PTH108  (bytes: a Path costs more than the call)
+
+    def adopt(self, name: bytes, digest: bytes) -> None:
+        """Make a complete, verified file known under its digest."""
+        os.rename(self.path(name), self.path(digest.hex().encode()))  # noqa: PTH104
+        self.staged.add(digest)
+
+    def put_content(self, digest: bytes, data: bytes) -> None:
+        """Stage a small content in one step.
+
+        Raises:
+            RemoteProtocolError: The digest is not that of the bytes.
+            OSError: The disk is full, or failed.
+        """
+        if digest_of(data) != digest:
+            raise RemoteProtocolError("A content came that is not what its digest says")
+        if digest in self.staged:
+            return
+        name = self.fresh_name()
+        descriptor = self.create(name)
+        try:
+            write_all(descriptor, data, 0)
+        except OSError:
+            self.remove(name)
+            raise
+        finally:
+            os.close(descriptor)
+        self.adopt(name, digest)
+
+    def copy_in(self, digest: bytes, source: int) -> bytes | None:
+        """Copy an opened file and return the copy's name, which is the caller's to use or remove.
+
+        None: it is not the content of this digest.
+        """
+        name = self.fresh_name()
+        descriptor = self.create(name)
+        try:
+            copy_content(source, descriptor)
+            same = digest_of_descriptor(descriptor)[0] == digest
+        except OSError:
+            self.remove(name)
+            raise
+        finally:
+            os.close(descriptor)
+        if same:
+            return name
+        self.remove(name)
+        return None
+
+    def has(self, digest: bytes) -> bool:
+        """Return whether a content can be had from here; the empty one always can."""
+        return digest in self.staged or digest == EMPTY_DIGEST
+
+    def tidy(self, keep: Collection[bytes] = ()) -> int:
+        """Delete what is staged but for these digests; return how many things went.
+
+        Only while nothing is being fetched or applied: it also deletes what is unfinished.
+        """
+        kept = {digest.hex().encode() for digest in keep if digest in self.staged}
+        removed = 0
+        try:
+            names = os.listdir(self.folder)  # noqa: PTH208
+        except FileNotFoundError:
+            names = []
+        for name in names:
+            if name not in kept:
+                self.remove(name)
+                removed += 1
+        self.staged.intersection_update(keep)
+        return removed

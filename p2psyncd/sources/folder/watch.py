@@ -1,0 +1,339 @@
+"""Watching a folder: inotify's events as hints where a scan should look.
+
+This uses watchdog's binding of inotify and not its observers: those watch every directory below a
+path, so `.p2psync` too, where each fetched file would raise a handful of events; and they do not
+say when the kernel dropped events. Here directories are watched one by one, without `.p2psync` and
+without what is ignored, and whatever is lost (an overflow, a directory that could not be watched,
+one that came with things in it) becomes a scan of that subtree.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import trio
+from watchdog.observers.inotify_c import (
+    InotifyConstants,
+    inotify_add_watch,
+    inotify_init,
+    inotify_rm_watch,
+)
+
+from p2psyncd.sources.folder.ignore import Ignore
+from p2psyncd.sources.folder.layout import IGNORE_FILE, ancestors, is_own
+from p2psyncd.sources.folder.quiet import QuietWindow
+from p2psyncd.sources.source import Dirty
+
+__all__ = ["Watcher"]
+
+log = logging.getLogger(__name__)
+
+# watchdog 7 gives its numbers types of their own, watchdog 6 does not.
+add_watch: Callable[[int, bytes, int], int] = cast("Any", inotify_add_watch)
+remove_watch: Callable[[int, int], int] = cast("Any", inotify_rm_watch)
+
+EVENT = struct.Struct("iIII")
+READ_BYTES = 256 * 1024
+# Events are taken in batches of at most this long; the kernel keeps 16,384 by default.
+READS_MAX = 8
+MASK = (
+    InotifyConstants.IN_CREATE
+    | InotifyConstants.IN_MODIFY
+    | InotifyConstants.IN_ATTRIB
+    | InotifyConstants.IN_CLOSE_WRITE
+    | InotifyConstants.IN_MOVED_FROM
+    | InotifyConstants.IN_MOVED_TO
+    | InotifyConstants.IN_DELETE
+    | InotifyConstants.IN_DELETE_SELF
+    | InotifyConstants.IN_MOVE_SELF
+    | InotifyConstants.IN_ONLYDIR
+    | InotifyConstants.IN_DONT_FOLLOW
+    | InotifyConstants.IN_EXCL_UNLINK
+)
+CREATE = int(InotifyConstants.IN_CREATE)
+CLOSE_WRITE = int(InotifyConstants.IN_CLOSE_WRITE)
+MOVED_FROM = int(InotifyConstants.IN_MOVED_FROM)
+MOVED_TO = int(InotifyConstants.IN_MOVED_TO)
+DELETE = int(InotifyConstants.IN_DELETE)
+ROOT_GONE = int(InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_UNMOUNT)
+IGNORED = int(InotifyConstants.IN_IGNORED)
+OVERFLOW = int(InotifyConstants.IN_Q_OVERFLOW)
+IS_DIRECTORY = int(InotifyConstants.IN_ISDIR)
+ENTRIES_CHANGED = CREATE | DELETE | MOVED_FROM | MOVED_TO
+# A file younger than this that is renamed was an editor's or a download's temporary file.
+FRESH_S = 10.0
+FRESH_MAX = 4096
+
+
+@dataclass(slots=True)
+class Event:
+    """One event: on which directory, what, and the entry's name."""
+
+    watch: int
+    mask: int
+    cookie: int
+    name: bytes
+
+
+def parse_events(buffer: bytes) -> Iterator[Event]:
+    """Yield the events of a buffer read from inotify."""
+    at = 0
+    while at + EVENT.size <= len(buffer):
+        watch, mask, cookie, length = EVENT.unpack_from(buffer, at)
+        at += EVENT.size
+        yield Event(watch, mask, cookie, buffer[at : at + length].rstrip(b"\0"))
+        at += length
+
+
+@dataclass(slots=True)
+class Hints:
+    """What one round of events says."""
+
+    keys: set[bytes] = field(default_factory=set)
+    subtrees: set[bytes] = field(default_factory=set)
+
+    def dirty(self) -> Dirty:
+        """Return the hints without what lies in a subtree anyway."""
+        trees = self.subtrees
+        if b"" in trees:
+            return Dirty(subtrees=frozenset({b""}))
+        tops = {tree for tree in trees if trees.isdisjoint(ancestors(tree))}
+        keys = (
+            {key for key in self.keys if key not in tops and tops.isdisjoint(ancestors(key))}
+            if tops
+            else self.keys
+        )
+        return Dirty(keys=frozenset(keys), subtrees=frozenset(tops))
+
+
+class Watcher:
+    """Watches one share's folder."""
+
+    def __init__(self, root: Path, ignore: Ignore) -> None:
+        self.root = os.fsencode(root)
+        self.ignore = ignore
+        self.limited: str | None = None
+        """Why not everything is watched, in words for the user; None while everything is."""
+        self.inotify = -1
+        self.keys: dict[int, bytes] = {}
+        self.watches: dict[bytes, int] = {}
+        self.window = QuietWindow()
+        self.trees: set[bytes] = set()
+        """Keys in the window that are to be scanned with all below."""
+        self.fresh: dict[bytes, float] = {}
+        self.moved: dict[int, tuple[bytes, bool]] = {}
+        """Cookies of moves whose first half came: what moved, and whether it was fresh."""
+        self.generation = -1
+
+    async def run(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
+        """Watch until cancelled; see `Source.watch`."""
+        if not self.open():
+            task_status.started()
+            await trio.sleep_forever()
+        try:
+            await trio.to_thread.run_sync(self.add_tree, b"")
+            self.generation = self.ignore.generation
+            task_status.started()
+            while True:
+                await self.wait_readable()
+                dirty = self.round(trio.current_time())
+                if dirty.keys or dirty.subtrees:
+                    notify(dirty)
+        finally:
+            os.close(self.inotify)
+            self.inotify = -1
+            self.keys.clear()
+            self.watches.clear()
+
+    def open(self) -> bool:
+        """Make the inotify instance; where that fails, say why in `limited`."""
+        self.inotify = inotify_init()
+        if self.inotify < 0:
+            code = ctypes.get_errno()
+            self.limited = (
+                f"watching is not possible ({os.strerror(code)}); raise fs.inotify.max_user_instances"
+            )
+            log.warning("watch_failed root=%r errno=%d", self.root, code)
+            return False
+        os.set_inheritable(self.inotify, False)  # noqa: FBT003  (os takes it by position)
+        os.set_blocking(self.inotify, False)
+        return True
+
+    async def wait_readable(self) -> None:
+        """Wait for an event, or until something in the window is due."""
+        with trio.move_on_at(self.window.wake_s):
+            await trio.lowlevel.wait_readable(self.inotify)
+
+    def round(self, now_s: float) -> Dirty:
+        """Take the events that came and return what is due."""
+        hints = Hints()
+        for _ in range(READS_MAX):
+            try:
+                buffer = os.read(self.inotify, READ_BYTES)
+            except BlockingIOError:
+                break
+            for event in parse_events(buffer):
+                self.handle(event, hints, now_s)
+        self.moved.clear()
+        for key in self.window.take_due(now_s):
+            if key in self.trees:
+                self.trees.discard(key)
+                hints.subtrees.add(key)
+            else:
+                hints.keys.add(key)
+        if IGNORE_FILE in hints.keys:
+            self.rules_changed(hints)
+        return hints.dirty()
+
+    def handle(self, event: Event, hints: Hints, now_s: float) -> None:
+        """Turn one event into what is to be looked at, and when."""
+        mask = event.mask
+        if mask & OVERFLOW:
+            log.warning("watch_overflow root=%r", self.root)
+            self.watch_again(hints)
+            return
+        directory = self.keys.get(event.watch)
+        if mask & IGNORED:
+            self.forget(event.watch)
+            return
+        if directory is None:
+            return
+        if mask & ROOT_GONE:
+            if not directory:
+                hints.subtrees.add(b"")
+            return
+        if not event.name:
+            self.window.changed(directory, now_s)  # the directory's own mode, say
+            return
+        key = directory + b"/" + event.name if directory else event.name
+        if not directory and is_own(event.name):
+            return
+        is_directory = bool(mask & IS_DIRECTORY)
+        if self.ignore.ignored(key, directory=is_directory):
+            return
+        if is_directory:
+            self.directory_changed(key, mask, now_s)
+        else:
+            self.file_changed(key, event, now_s)
+        if directory and mask & ENTRIES_CHANGED:
+            self.window.changed(directory, now_s)  # its mtime
+
+    def file_changed(self, key: bytes, event: Event, now_s: float) -> None:
+        """Note a change of anything but a directory."""
+        mask = event.mask
+        window = self.window
+        if mask & CLOSE_WRITE:
+            window.complete(key, now_s)
+        elif mask & MOVED_FROM:
+            self.moved[event.cookie] = (key, now_s - self.fresh.pop(key, -FRESH_S) < FRESH_S)
+            window.changed(key, now_s)
+        elif mask & MOVED_TO:
+            source, fresh = self.moved.pop(event.cookie, (b"", True))
+            if fresh:
+                # An atomic save: what has the name now is complete, what had been there is no loss.
+                window.complete(key, now_s)
+                if source:
+                    window.complete(source, now_s)
+            else:
+                # A rename of a file that has been here: both halves together, so that peers see a move.
+                window.changed(key, now_s)
+        else:
+            if mask & CREATE:
+                self.note_fresh(key, now_s)
+            window.changed(key, now_s)
+
+    def note_fresh(self, key: bytes, now_s: float) -> None:
+        """Remember a file that was made just now."""
+        if len(self.fresh) >= FRESH_MAX:
+            self.fresh = {old: at_s for old, at_s in self.fresh.items() if now_s - at_s < 1}
+        if len(self.fresh) < FRESH_MAX:
+            self.fresh[key] = now_s
+
+    def directory_changed(self, key: bytes, mask: int, now_s: float) -> None:
+        """Note a change of a directory."""
+        if mask & (DELETE | MOVED_FROM):
+            self.remove_tree(key)
+        elif mask & (CREATE | MOVED_TO):
+            # Watched first, scanned then: what came into it before the watch is found by the scan.
+            self.add_tree(key)
+            self.trees.add(key)
+            if mask & CREATE:
+                self.window.complete(key, now_s)
+                return
+        self.window.changed(key, now_s)
+
+    # Watches
+    def add_tree(self, top: bytes) -> None:
+        """Watch a directory and all directories below it."""
+        waiting = [top]
+        while waiting:
+            key = waiting.pop()
+            path = self.root + b"/" + key if key else self.root
+            if not self.add(key, path):
+                continue
+            try:
+                with os.scandir(path) as entries:
+                    names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            except OSError:
+                continue  # gone, or not to be read: the scan says so
+            for name in names:
+                if not key and is_own(name):
+                    continue
+                below = key + b"/" + name if key else name
+                if not self.ignore.ignored(below, directory=True):
+                    waiting.append(below)
+
+    def add(self, key: bytes, path: bytes) -> bool:
+        """Watch one directory; False where that is not possible."""
+        watch = add_watch(self.inotify, path, MASK)
+        if watch >= 0:
+            old = self.keys.get(watch)
+            if old is not None and old != key and self.watches.get(old) == watch:
+                del self.watches[old]  # moved, and the events of that are still to come
+            self.keys[watch] = key
+            self.watches[key] = watch
+            return True
+        code = ctypes.get_errno()
+        if code == errno.ENOSPC and self.limited is None:
+            self.limited = (
+                "the limit of watched folders is reached (fs.inotify.max_user_watches); the rest is scanned"
+            )
+            log.warning("watch_limit root=%r watched=%d", self.root, len(self.watches))
+        return False
+
+    def remove_tree(self, top: bytes) -> None:
+        """Stop watching a directory that is gone from its name, and all below it."""
+        if top not in self.watches:
+            return
+        below = top + b"/"
+        for key in [key for key in self.watches if key == top or key.startswith(below)]:
+            watch = self.watches.pop(key)
+            if self.keys.get(watch) == key:
+                del self.keys[watch]
+                remove_watch(self.inotify, watch)
+
+    def forget(self, watch: int) -> None:
+        """Drop a watch that the kernel took away."""
+        key = self.keys.pop(watch, None)
+        if key is not None and self.watches.get(key) == watch:
+            del self.watches[key]
+
+    def watch_again(self, hints: Hints) -> None:
+        """Look for directories that came while events were lost, and have everything scanned."""
+        hints.subtrees.add(b"")
+        self.add_tree(b"")
+
+    def rules_changed(self, hints: Hints) -> None:
+        """Watch what is no longer ignored, and have everything scanned."""
+        self.ignore.refresh()
+        if self.ignore.generation != self.generation:
+            self.generation = self.ignore.generation
+            self.watch_again(hints)
