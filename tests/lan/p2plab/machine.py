@@ -158,7 +158,7 @@ class Machine:
 def why_no_machine() -> str | None:
     """Return why no systemd can be booted here and what to do about it; None where one can."""
     if os.geteuid() != 0:
-        return "booting a systemd needs root"
+        return "booting a systemd needs root: sudo ./test tests/systemd"
     missing = [
         package
         for path, package in ((SYSTEMD, "systemd"), ("/usr/bin/dbus-daemon", "dbus"))
