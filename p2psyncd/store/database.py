@@ -20,6 +20,8 @@ __all__ = ["MEMORY", "Database", "Row"]
 Row = tuple[Any, ...]
 
 MEMORY = ":memory:"
+# What `file` and other programs know an SQLite file by; "p2s" and a number.
+APPLICATIONS = {"share": 0x70327301, "device": 0x70327302}
 BUSY_MS = 10_000
 # Pages that a checkpoint copies at once (4 KiB each): SQLite's 1,000 means an fsync for every 4 MB of a first sync.
 CHECKPOINT_PAGES = 4_000
@@ -108,21 +110,23 @@ class Database:
             raise StateCorrupt(self.path)
 
     def migrate(self, kind: str) -> None:
-        """Run the migrations that the file has not seen; each is one step, its number the file's user_version."""
-        scripts = sorted(
-            (entry for entry in (resources.files("p2psyncd.store") / "migrations" / kind).iterdir()),
-            key=lambda entry: entry.name,
-        )
+        """Run the migrations that the file has not seen; their number is the file's user_version."""
+        folder = resources.files("p2psyncd.store") / "migrations" / kind
+        scripts = sorted(folder.iterdir(), key=lambda script: script.name)
+        version = self.row("PRAGMA user_version")[0]
+        if self.row("PRAGMA application_id")[0] != (APPLICATIONS[kind] if version else 0) or (
+            version == 0 and self.row("SELECT count(*) FROM sqlite_schema") != (0,)
+        ):
+            raise StateCorrupt(f"{self.path} is another program's")
+        if version > len(scripts):
+            raise StateTooNew(self.path)
         self.run("PRAGMA journal_mode = WAL")
+        if version == len(scripts):
+            return
         with self.transaction(durable=True):
-            version = self.row("PRAGMA user_version")[0]
-            if version > len(scripts):
-                raise StateTooNew(self.path)
-            if version == 0 and self.row("SELECT count(*) FROM sqlite_schema") != (0,):
-                raise StateCorrupt(f"{self.path} is another program's")
             for script in scripts[version:]:
                 self.run(script.read_text("utf-8"))
-            self.run(f"PRAGMA user_version = {len(scripts)}")
+            self.run(f"PRAGMA application_id = {APPLICATIONS[kind]}; PRAGMA user_version = {len(scripts)}")
 
     def reader(self) -> Database:
         """Return a connection of its own that sees what is committed and cannot write; for other threads.

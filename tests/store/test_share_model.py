@@ -146,6 +146,11 @@ class ShareMachine(RuleBasedStateMachine):
         name, keys, kind = step
         getattr(self, name)(keys, kind)()
 
+    @rule(keys=some_keys, others=some_keys, kind=kinds)
+    def received_and_some_of_it_applied(self, keys: set[bytes], others: set[bytes], kind: Kind) -> None:
+        self.put_pending(keys, kind)()
+        self.settle(others, kind)()
+
     @rule(before=steps, within=st.lists(steps, max_size=3), after=steps, look=st.booleans())
     def with_an_inner_part_undone(self, before: Any, within: list[Any], after: Any, *, look: bool) -> None:
         with self.store.transaction():
@@ -266,8 +271,8 @@ def test_the_store_does_as_the_model(share_in_memory: Any) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=12,
+            max_examples=25,
+            stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -48,5 +48,3 @@ CREATE TABLE events (
     kind    TEXT NOT NULL,
     fields  TEXT NOT NULL             -- JSON object
 ) STRICT;
-
-PRAGMA application_id = 0x70327302;

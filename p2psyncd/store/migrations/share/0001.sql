@@ -76,5 +76,3 @@ CREATE TABLE chunks (
     digest BLOB NOT NULL UNIQUE,
     list   BLOB NOT NULL
 ) STRICT;
-
-PRAGMA application_id = 0x70327301;
