@@ -7,9 +7,11 @@ from enum import IntEnum
 
 from p2psyncd.core.version import EMPTY_VECTOR, Dot, join_vectors, pack_vector, unpack_vector
 
-__all__ = ["DIGEST_BYTES", "Draft", "Item", "Kind", "dominates", "supersede", "wins"]
+__all__ = ["DIGEST_BYTES", "HLC_MAX", "Draft", "Item", "Kind", "dominates", "supersede", "wins"]
 
 DIGEST_BYTES = 32
+HLC_MAX = 2**62
+"""What a peer may send: far above any clock, and half of what SQLite can hold is left to write on top of it."""
 
 
 class Kind(IntEnum):
