@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 import trio
 
-__all__ = ["DEFAULT_PORT", "Address", "format_address", "parse_address", "plain_ip", "resolve"]
+__all__ = [
+    "DEFAULT_PORT",
+    "Address",
+    "format_address",
+    "interface_name",
+    "parse_address",
+    "plain_ip",
+    "resolve",
+]
 
 DEFAULT_PORT = 22600
 PORT_MAX = 65535
@@ -100,10 +108,8 @@ async def resolve(text: str, *, default_port: int = DEFAULT_PORT) -> list[str]:
         ValueError: Not a host and a port.
     """
     host, colon, port = text.strip().rpartition(":")
-    if not colon or (":" in host and not host.startswith("[")):
+    if not colon or port.endswith("]") or (":" in host and not host.startswith("[")):
         host, port = text.strip(), str(default_port)
-    elif host.startswith("["):
-        host = host[1:-1]
     if not host or not port.isascii() or not port.isdecimal() or int(port) > PORT_MAX:
         msg = f"not a host and a port: {text!r}"
         raise ValueError(msg)

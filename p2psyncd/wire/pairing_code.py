@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from p2psyncd.errors import BadRequest, MistypedCode
 from p2psyncd.wire.words import EVEN, ODD, WORDS_PER_LIST
 
-__all__ = ["CODE_ENTROPY_BYTES", "Code", "free_nameplate", "make_code", "parse_code"]
+__all__ = ["CODE_ENTROPY_BYTES", "NAMEPLATE", "Code", "free_nameplate", "make_code", "parse_code"]
 
 CODE_ENTROPY_BYTES = 2
 NAMEPLATE = re.compile(r"[1-9][0-9]{0,3}")
