@@ -304,7 +304,8 @@ class Discovery:
     def understand(self, found: Found) -> Seen | None:
         """Return what a service says as far as it makes sense; None when it is no device to speak with."""
         device = found.properties.get("id", "")
-        ips = [named_scope(ip) for ip in dict.fromkeys(found.addresses) if self.policy.permits(ip)]
+        permitted = [ip for ip in found.addresses if self.policy.permits(ip)]
+        ips = list(dict.fromkeys(filter(None, map(self.dialable, permitted))))
         if not device or not found.port or not ips:
             log.debug("discovery_ignored instance=%r addresses=%s", found.instance, found.addresses)
             return None
@@ -319,6 +320,16 @@ class Discovery:
             nameplate=nameplate if NAMEPLATE.fullmatch(nameplate) else None,
             version=int(version) if version.isascii() and version.isdecimal() and len(version) < 10 else 0,  # noqa: PLR2004
         )
+
+    def dialable(self, ip: str) -> str | None:
+        """Return an address as it can be dialled: a link-local one with its interface, by name."""
+        plain, _, scope = ip.partition("%")
+        if not plain.startswith("fe80:"):
+            return plain
+        if scope:
+            return f"{plain}%{interface_name(int(scope)) if scope.isdecimal() else scope}"
+        # What came over IPv4 does not say on which interface; with a single one there is no doubt.
+        return f"{plain}%{self.interfaces[0].name}" if len(self.interfaces) == 1 else None
 
     def likeliest_first(self, ips: list[str]) -> list[str]:
         """Sort addresses: on a network of ours before elsewhere, IPv4 before IPv6, link-local last."""
@@ -352,9 +363,3 @@ class Discovery:
                 self.announcement, suffix=f"-{zlib.crc32(what_differs.encode()) & 0xFFFF:04x}"
             )
             self.rebuild.set()
-
-
-def named_scope(ip: str) -> str:
-    """Return a link-local address with its interface by name; zeroconf gives the number."""
-    plain, percent, scope = ip.partition("%")
-    return f"{plain}%{interface_name(int(scope))}" if percent and scope.isdecimal() else ip

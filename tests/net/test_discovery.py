@@ -56,14 +56,25 @@ def test_an_announcement_is_understood() -> None:
     )
 
 
+def test_a_link_local_address_without_an_interface_is_used_only_where_there_is_one() -> None:
+    discovery = make()
+    assert discovery.understand(found("fe80::1")) is None
+    discovery.interfaces = [interface("eth0", "10.0.0.1/24")]
+    seen = discovery.understand(found("fe80::1"))
+    assert seen is not None
+    assert seen.addresses == ("[fe80::1%eth0]:22600",)
+    discovery.interfaces *= 2
+    assert discovery.understand(found("fe80::1", "10.0.0.2")) == make().understand(found())
+
+
 def test_the_likeliest_address_comes_first() -> None:
-    seen = make().understand(found("fe80::1", "172.17.0.1", "fd00::1", "10.0.0.2"))
+    seen = make().understand(found("fe80::1%lo", "172.17.0.1", "fd00::1", "10.0.0.2"))
     assert seen is not None
     assert [one.rpartition(":")[0] for one in seen.addresses] == [
         "10.0.0.2",
         "172.17.0.1",
         "[fd00::1]",
-        "[fe80::1]",
+        "[fe80::1%lo]",
     ]
 
 

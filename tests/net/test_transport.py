@@ -21,7 +21,7 @@ from p2psyncd.errors import AddressNotAllowed, DeviceRefused, RemoteProtocolErro
 from p2psyncd.net.policy import AddressPolicy
 from p2psyncd.net.stream import TlsStream
 from p2psyncd.net.tls import CONTENT_ALPN, MAIN_ALPN, PAIRING_ALPN, restrict
-from p2psyncd.net.transport import Link, dial, dial_stranger
+from p2psyncd.net.transport import Link, dial, dial_first, dial_stranger, first_connected
 from p2psyncd.wire.frames import FRAME_BYTES_MAX, encode_frame
 
 
@@ -428,3 +428,76 @@ async def test_a_policy_asked_for_at_dial_time_is_the_one_given(pair: Any, liste
                 timeout_s=1,
                 policy=closed,
             )
+
+
+@pytest.fixture
+def dialling_first(policy: AddressPolicy) -> Any:
+    async def run(here: Any, there: Any, *addresses: str) -> TlsStream:
+        certificate = there.identity.certificate
+        return await dial_first(addresses, here.identity, certificate, MAIN_ALPN, timeout_s=5, policy=policy)
+
+    return run
+
+
+async def test_a_dead_address_does_not_hold_up_the_others(
+    pair: Any, listening: Any, dialling_first: Any
+) -> None:
+    here, there = pair
+    async with listening(there):
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            dead = f"127.0.0.1:{silent.getsockname()[1]}"
+            with trio.fail_after(2):
+                stream = await dialling_first(here, there, dead, "127.0.0.1:1", there.address)
+        assert stream.remote == there.address
+        await stream.aclose()
+
+
+async def test_of_two_addresses_that_answer_one_connection_is_kept(
+    pair: Any, listening: Any, dialling_first: Any
+) -> None:
+    here, there = pair
+    async with listening(there):
+        stream = await dialling_first(
+            here, there, there.address, there.address.replace("127.0.0.1", "127.0.0.2")
+        )
+        assert stream.peer_device == there.identity.device
+        await stream.aclose()
+
+
+async def test_a_refusal_says_more_than_silence(pair: Any, listening: Any, dialling_first: Any) -> None:
+    here, there = pair
+    there.trusted.clear()
+    async with listening(there):
+        with pytest.raises(DeviceRefused):
+            await dialling_first(here, there, there.address, "127.0.0.1:1")
+    with pytest.raises(ConnectionRefusedError):
+        await dialling_first(here, there, "127.0.0.1:1", "127.0.0.1:1")
+    with pytest.raises(OSError, match="no address"):
+        await dialling_first(here, there)
+
+
+async def test_both_winning_at_once_leaves_nothing_open(
+    pair: Any, listening: Any, policy: AddressPolicy
+) -> None:
+    here, there = pair
+    both = trio.Event()
+    waiting: list[str] = []
+
+    async def attempt(address: str) -> TlsStream:
+        stream = await dial(
+            address, here.identity, there.identity.certificate, MAIN_ALPN, timeout_s=5, policy=policy
+        )
+        waiting.append(address)
+        if len(waiting) == 2:
+            both.set()
+        with trio.CancelScope(shield=True):
+            await both.wait()
+        return stream
+
+    async with listening(there):
+        _, stream = await first_connected([there.address] * 2, attempt, stagger_s=0.01)
+        await stream.aclose()
+        # The other one has been closed: the listener's handler sees its end.
+        assert len(there.seen) == 2
