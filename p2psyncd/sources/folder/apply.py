@@ -225,16 +225,16 @@ class Batch:
                 or stored.item.digest in self.staging.staged
             ):
                 continue
+            # Before the step: a scan at this moment is not to take the move for a deletion.
+            self.context.scan.moved_away.add(key)
             try:
                 self.enter(key)
                 self.replacer.take_away(key, stored)
             except ExpectedOther:
+                self.context.scan.moved_away.discard(key)
                 self.outcomes[key] = Surprised(key=key)
-            except OSError as error:
-                if error.errno not in GONE:
-                    self.outcomes[key] = Failed(key=key, reason=reason_of(error))
-            else:
-                self.context.scan.moved_away.add(key)
+            except OSError:
+                self.context.scan.moved_away.discard(key)  # its own deletion will say why
 
     def make_directory(self, pending: Pending) -> None:
         """Make a directory, or note that one is there."""

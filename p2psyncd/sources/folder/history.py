@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from p2psyncd.sources.folder.layout import HISTORY, NAME_BYTES_MAX, STAGING, che
 __all__ = ["History", "HistoryLimits", "Version"]
 
 TIME_FORMAT = "%Y%m%dT%H%M%SZ"
+VERSION = re.compile(r"(?P<time>\d{8}T\d{6}Z)~[0-9a-f]{12}(\.\d{1,3})?")
 # ~20261123T044712Z~3f9a2c1b07d1.999
 SUFFIX_BYTES_MAX = 34
 NAME_DIGEST_BYTES = 4
@@ -73,11 +75,11 @@ def stem_of(name: bytes) -> bytes:
 
 def parse_version(version: str) -> int | None:
     """Return the time, in µs, of a version's name; None if it is none."""
-    time, mark, tag = version.partition("~")
-    if not mark or not tag or "/" in version:
+    found = VERSION.fullmatch(version)
+    if found is None:
         return None
     try:
-        return int(datetime.strptime(time, TIME_FORMAT).replace(tzinfo=UTC).timestamp()) * 1_000_000
+        return int(datetime.strptime(found["time"], TIME_FORMAT).replace(tzinfo=UTC).timestamp()) * 1_000_000
     except ValueError:
         return None
 

@@ -14,65 +14,26 @@ from pathspec import GitIgnoreSpec
 from p2psyncd.sources.folder.beneath import open_beneath, open_root
 from p2psyncd.sources.folder.layout import IGNORE_FILE
 
-__all__ = ["Ignore"]
+__all__ = ["Ignore", "Rules"]
 
 RULES_BYTES_MAX = 1024 * 1024
 # Answers kept: a pattern match costs some 10 µs, a busy log file asks for it with every line.
 ANSWERS_MAX = 8192
 
+Identity = tuple[int, int, int, int]
 
-class Ignore:
-    """The rules in force; one thread may refresh while others ask."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.seen: tuple[int, int, int, int] | None = None
-        self.spec: GitIgnoreSpec | None = None
-        self.answers: dict[tuple[bytes, bool], bool] = {}
-        self.generation = 0
-        """Grows whenever the rules change: what was scanned under older rules is to be scanned again."""
+class Rules:
+    """The rules of one state of the file; they never change, so that any thread may ask."""
 
-    def refresh(self) -> None:
-        """Read the file again if it changed."""
-        seen, rules = self.read()
-        if seen == self.seen:
-            return
+    def __init__(self, text: str, seen: Identity | None) -> None:
         self.seen = seen
-        lines = [line for line in rules.splitlines() if line.strip() and not line.startswith("#")]
-        before = self.spec
-        self.spec = GitIgnoreSpec.from_lines(lines) if lines else None
-        self.answers = {}
-        if self.spec != before:
-            self.generation += 1
+        self.lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        self.spec = GitIgnoreSpec.from_lines(self.lines) if self.lines else None
+        self.answers: dict[tuple[bytes, bool], bool] = {}
 
-    def read(self) -> tuple[tuple[int, int, int, int] | None, str]:
-        """Return the file's identity and its text; (None, "") where there is none that can be read."""
-        try:
-            root = open_root(self.root)
-        except OSError:
-            return None, ""
-        try:
-            opened = open_beneath(root, IGNORE_FILE, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError:
-            return None, ""
-        finally:
-            os.close(root)
-        try:
-            status = os.fstat(opened)
-            seen = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            return seen, "" if seen == self.seen else os.fsdecode(os.read(opened, RULES_BYTES_MAX))
-        except OSError:
-            return None, ""
-        finally:
-            os.close(opened)
-
-    def ignored(self, key: bytes, *, directory: bool = False) -> bool:
-        """Return whether a path, or a directory above it, is left out.
-
-        Args:
-            key: The path.
-            directory: Whether the path is a directory; the pattern `name/` is for these only.
-        """
+    def ignored(self, key: bytes, *, directory: bool) -> bool:
+        """Return whether a path, or a directory above it, is left out."""
         if self.spec is None:
             return False
         asked = (key, directory)
@@ -83,6 +44,57 @@ class Ignore:
                 os.fsdecode(key) + "/" * directory
             )
             if len(self.answers) >= ANSWERS_MAX:
-                self.answers = {}
+                self.answers.clear()
             self.answers[asked] = answer
         return answer
+
+
+class Ignore:
+    """The rules in force; scanning, applying and watching threads ask and refresh at the same time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.rules = Rules("", None)
+        self.generation = 0
+        """Grows whenever the rules change: what was scanned under older rules is to be scanned again."""
+
+    def refresh(self) -> None:
+        """Read the file again if it changed."""
+        before = self.rules
+        try:
+            text, seen = self.read(before)
+        except OSError:
+            text, seen = "", None
+        if seen == before.seen:
+            return
+        rules = Rules(text, seen)
+        self.rules = rules
+        if rules.lines != before.lines:
+            self.generation += 1
+
+    def read(self, before: Rules) -> tuple[str, Identity | None]:
+        """Return the file's text and its identity; no text if it is still what `before` was made of.
+
+        Raises:
+            OSError: There is none, or it cannot be read.
+        """
+        root = open_root(self.root)
+        try:
+            opened = open_beneath(root, IGNORE_FILE, os.O_RDONLY | os.O_NONBLOCK)
+        finally:
+            os.close(root)
+        try:
+            status = os.fstat(opened)
+            seen = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            return "" if seen == before.seen else os.fsdecode(os.read(opened, RULES_BYTES_MAX)), seen
+        finally:
+            os.close(opened)
+
+    def ignored(self, key: bytes, *, directory: bool = False) -> bool:
+        """Return whether a path, or a directory above it, is left out.
+
+        Args:
+            key: The path.
+            directory: Whether the path is a directory; the pattern `name/` is for these only.
+        """
+        return self.rules.ignored(key, directory=directory)

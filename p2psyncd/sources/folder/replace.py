@@ -167,8 +167,7 @@ class Replacer:
             if base.item.kind is Kind.FILE:
                 self.history.note_departed(base.item.digest, slot)
             return
-        self.put_back(slot, key, ours)
-        if self.inode(slot) == ours:
+        if self.put_back(slot, key, ours):
             self.give_back(slot, source)
         raise ExpectedOther
 
@@ -183,8 +182,8 @@ class Replacer:
         directory, name = self.directories.parent(path)
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
 
-    def put_back(self, slot: bytes, key: bytes, ours: int) -> None:
-        """Undo a trade: the local edit in `slot` gets its name back, `ours` comes out.
+    def put_back(self, slot: bytes, key: bytes, ours: int) -> bool:
+        """Undo a trade: the local edit in `slot` gets its name back; return whether `ours` came out.
 
         Where yet another edit took the name meanwhile, that one keeps it, and the earlier is history.
         """
@@ -194,8 +193,10 @@ class Replacer:
             try:
                 self.trade(slot, key)
             except FileNotFoundError:
-                self.give_back(slot, key)
-                return
-            if self.inode(slot) == expected:
-                return
+                self.give_back(slot, key)  # ours was deleted: it is fetched again if it is wanted
+                return False
+            came = self.inode(slot)
+            if came == expected:
+                break
             expected = placed
+        return self.inode(slot) == ours

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +35,7 @@ from p2psyncd.sources.source import (
 
 SHARE = ShareId(b"s" * 16)
 EVERYTHING = Dirty(subtrees=frozenset({b""}))
+NOBODY = 65534
 MTIME_NS = 1_700_000_000_123_456_789
 
 
@@ -349,6 +352,26 @@ def make_device(tmp_path: Path) -> Callable[[str], Device]:
 
 
 @pytest.fixture
+def as_user() -> Iterator[Path]:
+    """A folder in a place that everybody may look into; the test runs as a user without privileges."""
+    folder = Path(tempfile.mkdtemp(prefix="p2p-"))
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    if root:
+        os.chown(folder, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        for path in [folder, *folder.rglob("*")]:
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
 def here(make_device: Callable[[str], Device]) -> Device:
     """A device."""
     return make_device("here")
@@ -364,6 +387,7 @@ class Lab:
     """What tests need beside devices: drafts, and the exchange between devices."""
 
     SHARE = SHARE
+    ACTOR = ActorId(b"an actor")
     EVERYTHING = EVERYTHING
     MTIME_NS = MTIME_NS
     sync = staticmethod(sync)

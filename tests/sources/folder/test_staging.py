@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.sources.folder import staging as staging_module
+from p2psyncd.sources.folder.content import EMPTY_DIGEST
+from p2psyncd.sources.folder.staging import Staging
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Staging:
+    """The staging folder of a share that has none yet."""
+    return Staging(tmp_path)
+
+
+def names(staging: Staging) -> list[str]:
+    return sorted(path.name for path in Path(os.fsdecode(staging.folder)).iterdir())
+
+
+def digest(data: bytes) -> bytes:
+    return blake3(data).digest()
+
+
+def test_a_small_content_is_staged_under_its_digest(staging: Staging) -> None:
+    staging.put_content(digest(b"data"), b"data")
+    staging.put_content(digest(b"data"), b"data")
+    assert names(staging) == [digest(b"data").hex()]
+    assert staging.has(digest(b"data"))
+    assert staging.has(EMPTY_DIGEST)
+    assert not staging.has(digest(b"other"))
+
+
+def test_bytes_that_are_not_what_their_digest_says_are_discarded(staging: Staging) -> None:
+    with pytest.raises(RemoteProtocolError):
+        staging.put_content(digest(b"data"), b"other")
+    assert not staging.has(digest(b"data"))
+
+
+def test_pieces_in_any_order_become_the_content(staging: Staging) -> None:
+    data = os.urandom(100_000)
+    for order in ([0, 1, 2, 3], [3, 0, 2, 1], [0, 0, 1, 2, 3], [1, 2, 3, 0]):
+        writer = staging_module.StagedWriter(staging, digest(data), len(data))
+        for piece in order:
+            writer.write_at(piece * 25_000, memoryview(data)[piece * 25_000 : (piece + 1) * 25_000])
+        writer.commit()
+        writer.abandon()
+        assert names(staging) == [digest(data).hex()]
+        staging.tidy()
+
+
+def test_a_piece_that_was_wrong_first_is_made_good(staging: Staging) -> None:
+    writer = staging_module.StagedWriter(staging, digest(b"good!"), 5)
+    writer.write_at(0, b"bad??")
+    writer.write_at(0, b"good!")
+    writer.commit()
+    assert staging.has(digest(b"good!"))
+
+
+@pytest.mark.parametrize("data", [b"short", b"wrong!!!"])
+def test_a_content_that_is_not_whole_or_not_right_is_discarded(staging: Staging, data: bytes) -> None:
+    writer = staging_module.StagedWriter(staging, digest(b"expected"), 8)
+    writer.write_at(0, data)
+    with pytest.raises(RemoteProtocolError):
+        writer.commit()
+    assert names(staging) == []
+
+
+def test_a_piece_beyond_the_end_is_the_peers_fault(staging: Staging) -> None:
+    writer = staging_module.StagedWriter(staging, digest(b"data"), 4)
+    for offset, data in ((3, b"ab"), (-1, b"a")):
+        with pytest.raises(RemoteProtocolError):
+            writer.write_at(offset, data)
+    writer.abandon()
+    assert names(staging) == []
+
+
+def test_a_full_disk_leaves_nothing_behind(staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="full"):
+        staging.put_content(digest(b"data"), b"data")
+    assert names(staging) == []
+
+
+def test_short_writes_are_continued(staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:3], at))
+    staging.put_content(digest(b"more than three"), b"more than three")
+    monkeypatch.undo()
+    path = Path(os.fsdecode(staging.path(digest(b"more than three").hex().encode())))
+    assert path.read_bytes() == b"more than three"
+
+
+def test_a_copy_is_taken_only_if_it_is_what_it_should_be(staging: Staging, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"data")
+    with (tmp_path / "f").open("rb") as source:
+        assert staging.copy_in(digest(b"other"), source.fileno()) is None
+        name = staging.copy_in(digest(b"data"), source.fileno())
+        assert name is not None
+    assert names(staging) == [name.decode()]
+
+
+def test_tidying_keeps_what_is_still_wanted(staging: Staging) -> None:
+    assert staging.tidy() == 0
+    staging.put_content(digest(b"one"), b"one")
+    staging.put_content(digest(b"two"), b"two")
+    staging_module.StagedWriter(staging, digest(b"three"), 5)
+    assert staging.tidy([digest(b"one"), digest(b"never came")]) == 2
+    assert names(staging) == [digest(b"one").hex()]
+    assert staging.staged == {digest(b"one")}
+    assert staging.tidy() == 1
+    assert not staging.has(digest(b"one"))
