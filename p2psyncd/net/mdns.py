@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -120,6 +121,8 @@ class Mdns:
     def __init__(self, interfaces: Sequence[str], on_change: Callable[[str, bool], None]) -> None:
         self.on_change = on_change
         self.browser: ServiceBrowser | None = None
+        # One at a time: the repetitions of an earlier announcement would take back what a later one says.
+        self.announcing = threading.Lock()
         try:
             self.zeroconf = Zeroconf(interfaces=list(interfaces))
         except (Error, RuntimeError) as error:
@@ -144,7 +147,8 @@ class Mdns:
             OSError: zeroconf would not.
         """
         try:
-            self.zeroconf.register_service(announcement.service(), cooperating_responders=True)
+            with self.announcing:
+                self.zeroconf.register_service(announcement.service(), cooperating_responders=True)
         except Error as error:
             msg = f"cannot announce: {error!r}"
             raise OSError(msg) from error
@@ -175,7 +179,7 @@ class Mdns:
 
     def update(self, announcement: Announcement) -> None:
         """Announce something else under the same instance name."""
-        with contextlib.suppress(Error):
+        with contextlib.suppress(Error), self.announcing:
             self.zeroconf.update_service(announcement.service())
 
     def resolve(self, instance: str) -> Found | None:
