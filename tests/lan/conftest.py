@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,14 @@ from p2plab.installed import Installed
 from p2plab.network import Lab
 
 NewDevice = Callable[..., Device]
+
+
+def last_words(device: Device) -> str:
+    """Return the status, or why there is none."""
+    try:
+        return device.get_text("/v1/status")
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)
 
 
 @pytest.fixture
@@ -28,10 +38,13 @@ def new_device(lab: Lab, installed: Installed, short_folder: Path) -> Iterator[N
     yield make
     for device in made:
         if device.process is not None and device.process.poll() is None:
+            # Shown with the test if it fails, as its log is.
+            sys.stdout.write(f"--- {device.name}: {last_words(device)}\n")
             device.process.terminate()
     for device in made:
         if device.process is not None:
             device.process.wait(30)
+        sys.stdout.write(f"--- log of {device.name}\n{device.log()[-6000:]}\n")
 
 
 @pytest.fixture

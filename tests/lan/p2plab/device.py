@@ -251,9 +251,7 @@ class Device:
     def wait(self, *arguments: str, within_s: float = 60.0) -> None:
         """`p2psync wait`, which must succeed."""
         result = self.cli("wait", *arguments, "--timeout", str(within_s), timeout_s=within_s + 30)
-        assert result.code == 0, (
-            f"{self.name}: wait: exit {result.code}\n{result.err}\n{json.dumps(self.status(), indent=1)}\n{self.log()[-4000:]}"
-        )
+        assert result.code == 0, f"{self.name}: wait: exit {result.code}\n{result.err}"
 
 
 def pair(shows: Device, joins: Device, *arguments: str) -> None:
