@@ -175,6 +175,7 @@ class DaemonBackend:
                     on_withdrawn=daemon.unpaired,
                     port=daemon.mesh.ports[0],
                 )
+                daemon.mesh.wake(peer.device)
                 await self.until_connected(peer.device)
         except trio.TooSlowError:
             if timeout_s is not None:

@@ -26,6 +26,8 @@ class Received:
 
     answers: list[Item] = field(default_factory=list)
     """Our better versions of repaired items, for the peer."""
+    changed: set[bytes] = field(default_factory=set)
+    """Keys that have another version now."""
     deferred: list[Item] = field(default_factory=list)
     """Not taken: a local edit under the same key must be captured first."""
 
@@ -96,8 +98,6 @@ class Ledger:
         self.mint = mint or (lambda count: store.next_seq(clock.now_us(), count))
         self.fresh: dict[bytes, Pending] = {}
         """What became pending since the applier last looked."""
-        self.unsettled: set[bytes] = set()
-        """Keys whose place in the tree (parent, children) was not looked at since they changed."""
 
     def page(self, keys: Sequence[bytes]) -> Page:
         """Return what the store says about some keys."""
@@ -112,8 +112,6 @@ class Ledger:
             self.fresh.update(page.pendings)
         if page.states:
             self.store.set_state(page.states.items())
-        self.unsettled.update(page.puts)
-        self.unsettled.update(page.pendings)
 
     def dot(self) -> Dot:
         """Return the name of a fresh write of this replica."""
@@ -121,8 +119,10 @@ class Ledger:
 
     # Local changes
 
-    def record(self, observations: Sequence[Observation]) -> int:
-        """Turn observed local changes into versions; return how many became one."""
+    def record(self, observations: Sequence[Observation]) -> set[bytes]:
+        """Turn observed local changes into versions; return the keys that changed."""
+        if not observations:
+            return set()
         page = self.page([o.draft.key for o in observations])
         actor = self.store.actor()
         with self.store.transaction():
@@ -131,9 +131,8 @@ class Ledger:
                 if observation.chunks:
                     self.store.put_chunk_list(observation.draft.digest, observation.chunks)
                 self.observe(page, observation, Dot(actor, first + place))
-            written = len(page.puts) + len(page.pendings)
             self.write(page)
-        return written
+        return {*page.puts, *page.pendings}
 
     def observe(self, page: Page, observation: Observation, dot: Dot) -> None:
         """Decide about one observed change."""
@@ -220,6 +219,7 @@ class Ledger:
             for item in items:
                 self.take(page, item, received, repair=repair)
             self.write(page)
+        received.changed = {*page.puts, *page.pendings}
         return received
 
     def take(self, page: Page, item: Item, received: Received, *, repair: bool) -> None:
@@ -287,23 +287,23 @@ class Ledger:
 
     # The shape of the tree
 
-    def settle_structure(self, directory: Callable[[bytes, Item | None], Draft]) -> int:
+    def settle_structure(
+        self, changed: Iterable[bytes], directory: Callable[[bytes, Item | None], Draft]
+    ) -> int:
         """Make sure that every live item lies in a live directory; return how many writes that took.
 
         A directory deleted here and given a child there comes back; where a file took a directory's
         name, the directory keeps it and the file goes aside (by the device that holds its bytes).
 
         Args:
+            changed: Keys that changed, from one moment of the device that changed them: half a stream
+                may hold a directory's delete and not yet its children's.
             directory: Makes the draft of a directory, from its key and its earlier version.
         """
-        if not self.announces:
-            self.unsettled.clear()
-            return 0
         written = 0
-        while self.unsettled:
-            keys = sorted(self.unsettled)
-            self.unsettled.clear()
-            stored = self.store.get_many(keys)
+        unsettled = set(changed) if self.announces else set()
+        while unsettled:
+            stored = self.store.get_many(sorted(unsettled))
             suspects = {
                 key
                 for key, row in stored.items()
@@ -316,13 +316,12 @@ class Ledger:
                 row = known.get(parent)
                 if row is None or row.item.kind is not Kind.DIRECTORY:
                     suspects.add(parent)
-            if not suspects:
-                break
-            written += self.revive(sorted(suspects), directory)
+            unsettled = self.revive(sorted(suspects), directory) if suspects else set()
+            written += len(unsettled)
         return written
 
-    def revive(self, keys: Sequence[bytes], directory: Callable[[bytes, Item | None], Draft]) -> int:
-        """Write directories where live items lie below something else."""
+    def revive(self, keys: Sequence[bytes], directory: Callable[[bytes, Item | None], Draft]) -> set[bytes]:
+        """Write directories where live items lie below something else; return the keys written."""
         page = self.page(keys)
         with self.store.transaction():
             for key in keys:
@@ -344,6 +343,5 @@ class Ledger:
                 replaced = [old] if old is not None else []
                 item = supersede(directory(key, old), self.dot(), self.clock.now_us(), *replaced)
                 page.put_pending(Pending(item=item, base=page.applied(key)))
-            written = len(page.pendings)
             self.write(page)
-        return written
+        return {*page.puts, *page.pendings}

@@ -63,6 +63,8 @@ class PeerState:
     contents: list[ssl.SSLSocket] = field(default_factory=list)
     content_came: Signal = field(default_factory=Signal)
     scope: trio.CancelScope | None = None
+    patient_until: float = 0.0
+    """Not dialled before this moment of trio's clock, unless woken: its pairing is being finished."""
 
 
 class Mesh:
@@ -118,19 +120,20 @@ class Mesh:
         """Return the live connections."""
         return [state.link for state in self.peers.values() if state.link is not None]
 
-    def put(self, record: PeerRecord) -> PeerState:
-        """Add or update a paired device, and dial it."""
+    def put(self, record: PeerRecord, *, patience_s: float = 0.0) -> PeerState:
+        """Add or update a paired device, and dial it, after so long."""
         self.devices.put_peer(record)
         state = self.peers.get(record.device)
         if state is None:
-            state = PeerState(record=record)
+            state = PeerState(record=record, patient_until=trio.current_time() + patience_s)
             self.peers[record.device] = state
             if self.nursery is not None:
                 self.nursery.start_soon(self.keep, state)
         else:
             state.record = record
         state.trouble = None
-        state.wake.fire()
+        if not patience_s:
+            state.wake.fire()
         self.refresh()
         return state
 
@@ -151,12 +154,19 @@ class Mesh:
             link.refresh.fire()
         self.changed.fire()
 
+    def wake(self, device: DeviceId) -> None:
+        """Dial a device at once, if it is not connected."""
+        state = self.peers.get(device)
+        if state is not None:
+            state.patient_until = 0.0
+            state.wake.fire()
+
     def seen(self, device: DeviceId, addresses: tuple[str, ...]) -> None:
         """Note where discovery found a device."""
         state = self.peers.get(device)
         if state is not None and addresses:
             state.addresses = addresses
-            if state.link is None:
+            if state.link is None and trio.current_time() >= state.patient_until:
                 state.wake.fire()
 
     def lost(self, device: DeviceId) -> None:
@@ -191,6 +201,11 @@ class Mesh:
                 if state.link is not None or state.record.paused:
                     backoff = 0.0
                     await wake.wait()
+                    continue
+                if trio.current_time() < state.patient_until:
+                    with trio.move_on_at(state.patient_until):
+                        await wake.wait()
+                    state.patient_until = 0.0
                     continue
                 if backoff == 0.0 and self.identity.device > state.record.device:
                     with trio.move_on_after(COURTESY_S):

@@ -270,7 +270,8 @@ class PeerLink:
         """Hand a message to its share's session."""
         driver = self.drivers.get(message.share)
         if driver is not None and isinstance(message, Hello) and driver.session.hello is not None:
-            driver.inbox.close()  # the peer began anew: its earlier session is over
+            del self.drivers[message.share]
+            driver.abandon("the peer began anew")
             driver = None
         if driver is None:
             if isinstance(message, Hello):
@@ -279,8 +280,8 @@ class PeerLink:
             return  # what was under way when a session ended here
         try:
             await driver.outbox.send(message)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # it ended while this message was on its way to it
+        except trio.BrokenResourceError:
+            return  # the session ended while this message waited for room in its inbox
 
     # Sessions
 
@@ -332,7 +333,6 @@ class PeerLink:
         driver = self.drivers.pop(share, None)
         if driver is not None:
             driver.close(reason)
-            driver.inbox.close()
 
     def close(self) -> None:
         """End the connection."""

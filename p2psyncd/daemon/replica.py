@@ -170,7 +170,8 @@ class Replica:
                 await self.record(seen)
             if reopened:
                 await self.reopen(reopened)
-        if is_mass_delete(len(gone), self.totals.items):
+        # Only a full scan can be deceived by a disk that is not mounted; single deletions were told by events.
+        if whole and is_mass_delete(len(gone), self.totals.items):
             self.held_deletions = gone
             reason = f"{len(gone)} of {self.totals.items} items are gone from this device"
             raise ShareHeld(f"{reason}; nothing was deleted elsewhere")
@@ -187,8 +188,8 @@ class Replica:
         """Make observations versions."""
 
         def write() -> None:
-            self.ledger.record(observations)
-            self.ledger.settle_structure(self.directory)
+            confirmed = self.source.confirm(observations)
+            self.ledger.settle_structure(self.ledger.record(confirmed), self.directory)
 
         await self.step(write)
 
@@ -217,8 +218,8 @@ class Replica:
 
     async def receive(
         self, items: Sequence[Item], devices: Sequence[tuple[ActorId, DeviceId]], *, repair: bool
-    ) -> list[Item]:
-        """Take in versions that a peer sent; return our better ones if it repairs.
+    ) -> tuple[list[Item], set[bytes]]:
+        """Take in versions that a peer sent; return our better ones if it repairs, and the keys that changed.
 
         Raises:
             RemoteProtocolError: An item can never be held here (its name leads out of the share).
@@ -227,27 +228,29 @@ class Replica:
             if not self.acceptable(item.key):
                 raise RemoteProtocolError(f"An item has an impossible name: {item.key[:80]!r}")
         answers: list[Item] = []
+        changed: set[bytes] = set()
         for _ in range(LOOKS_MAX):
             batch = items
             received = await self.step(lambda b=batch: self.ledger.receive(b, devices, repair=repair))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
             answers += received.answers
+            changed |= received.changed
             items = received.deferred
             if not items:
-                return answers
+                return answers, changed
             await self.look([item.key for item in items])
         # They keep changing under our hands. Knowledge is not committed unless the roots agree, so the
         # peer sends them again.
         log.info("items_keep_changing share=%s count=%d", self.share.hex()[:8], len(items))
-        return answers
+        return answers, changed
 
     async def commit(self, knowledge: Knowledge) -> None:
         """Join knowledge into ours."""
         await self.step(lambda: self.store.commit_knowledge(knowledge))
 
-    async def settle_structure(self) -> None:
-        """Look after the shape of the tree, once a peer's stream is whole."""
-        if self.ledger.unsettled:
-            await self.step(lambda: self.ledger.settle_structure(self.directory))
+    async def settle_structure(self, changed: set[bytes]) -> None:
+        """Look after the shape of the tree where a peer changed it, once its stream is whole."""
+        if changed:
+            await self.step(lambda: self.ledger.settle_structure(changed, self.directory))
 
     # Applying
 

@@ -83,7 +83,10 @@ class SessionDriver:
         self.outbox, self.inbox = trio.open_memory_channel[ShareMessage](INBOX_MESSAGES_MAX)
         self.turn = trio.Lock()
         self.cursor = 0
+        self.unsettled: set[bytes] = set()
+        """Keys that the peer changed since it last said that it has sent all."""
         self.ended = ""
+        self.scope = trio.CancelScope()
         self.inspected: Inspected | None = None
         self.inspection = Signal()
         self.asks = 0
@@ -109,19 +112,20 @@ class SessionDriver:
         Raises:
             RemoteProtocolError: The peer broke the rules.
         """
-        async with trio.open_nursery() as nursery:
-            self.cursor = self.replica.standing.arrival
-            await self.carry_out(self.session.start(self.replica.standing), nursery)
-            nursery.start_soon(self.push, nursery)
-            async for message in self.inbox:
-                async with self.turn:
-                    effects = self.session.receive(message, self.replica.standing)
-                    await self.carry_out(effects, nursery)
-                if self.ended:
-                    break
-                self.on_progress()
-                self.replica.signal.fire()
-            nursery.cancel_scope.cancel()
+        with self.scope, self.inbox:
+            async with trio.open_nursery() as nursery:
+                self.cursor = self.replica.standing.arrival
+                await self.carry_out(self.session.start(self.replica.standing), nursery)
+                nursery.start_soon(self.push, nursery)
+                async for message in self.inbox:
+                    async with self.turn:
+                        effects = self.session.receive(message, self.replica.standing)
+                        await self.carry_out(effects, nursery)
+                    if self.ended:
+                        break
+                    self.on_progress()
+                    self.replica.signal.fire()
+                nursery.cancel_scope.cancel()
         return self.ended
 
     async def carry_out(self, effects: Sequence[Effect], nursery: trio.Nursery) -> None:
@@ -135,7 +139,7 @@ class SessionDriver:
                 case Take(delta):
                     await self.take(delta)
                 case Commit(knowledge):
-                    await self.replica.settle_structure()
+                    await self.settle_structure()
                     await self.replica.commit(knowledge)
                 case Recheck():
                     nursery.start_soon(self.recheck, nursery)
@@ -166,9 +170,15 @@ class SessionDriver:
             self.inspection.fire()
         if not self.replica.takes:
             return
-        answers = await self.replica.receive(delta.items, delta.devices, repair=delta.repair)
+        answers, changed = await self.replica.receive(delta.items, delta.devices, repair=delta.repair)
+        self.unsettled |= changed
         if answers:
             await self.send_items(answers, repair=True)
+
+    async def settle_structure(self) -> None:
+        """Look after the shape of the tree: the peer has sent all of what it has."""
+        changed, self.unsettled = self.unsettled, set()
+        await self.replica.settle_structure(changed)
 
     async def descend(self, theirs: Summary) -> list[Effect]:
         """Compare the peer's summaries with our trie."""
@@ -181,7 +191,7 @@ class SessionDriver:
         """Give writes under way a moment, then let the session look again."""
         await trio.sleep(RECHECK_S)
         async with self.turn:
-            await self.replica.settle_structure()
+            await self.settle_structure()
             await self.carry_out(self.session.recheck(self.replica.standing), nursery)
 
     async def inspect(self) -> tuple[list[bytes], dict[bytes, Item]]:
@@ -272,8 +282,14 @@ class SessionDriver:
                 await self.send_items([row.item for row in rows.values()], repair=True, wait=True)
 
     def close(self, reason: str) -> None:
-        """Tell the peer that this session ends."""
+        """End this session and tell the peer."""
         self.link.post(Closed(share=self.replica.share, reason=reason))
+        self.abandon(reason)
+
+    def abandon(self, reason: str) -> None:
+        """End this session: the peer knows."""
+        self.ended = reason
+        self.scope.cancel()
 
 
 def next_items(items: Iterator[Item], most: int) -> list[Item]:

@@ -41,6 +41,8 @@ __all__ = ["Supervisor"]
 
 log = logging.getLogger(__name__)
 
+# Both sides store before either says so: whoever dials at once meets a device that does not know it yet.
+PAIRING_ENDS_S = 2.0
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  (who may connect is decided by the address policy)
 
 
@@ -209,7 +211,7 @@ class Supervisor:
             last_seen_us=self.clock.now_us(),
             found_by="address",
         )
-        self.mesh.put(record)
+        self.mesh.put(record, patience_s=PAIRING_ENDS_S)
         self.devices.set_setting(f"introduce:{peer.device.hex()}", b"1" if peer.introduce else b"0")
         self.journal.tell("paired", device=record.name, message=f"paired with {record.name}")
         log.info("paired peer=%s id=%s", record.name, format_device_id(peer.device))

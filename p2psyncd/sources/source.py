@@ -181,6 +181,13 @@ class Source(Protocol):
         """
         ...
 
+    def confirm(self, observations: Sequence[Observation]) -> list[Observation]:
+        """Return the observations that are no mere passing state of an `apply` that ran beside the scan.
+
+        Called under the replica's lock, when nothing is being applied.
+        """
+        ...
+
     async def watch(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
         """Report where changes may be, until cancelled; started once watching really works.
 

@@ -151,6 +151,9 @@ class MemorySource:
         draft = Draft(key=key, kind=node.kind, digest=node.digest, size=len(node.content), meta=meta)
         return Observation(draft=draft, state=node.state, base_state=before, changed_us=0)
 
+    def confirm(self, observations: Sequence[Observation]) -> list[Observation]:
+        return list(observations)
+
     async def watch(
         self,
         notify: Callable[[Dirty], None],

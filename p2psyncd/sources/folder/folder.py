@@ -170,6 +170,30 @@ class FolderSource:
         self.scanning.busy.clear()
         return Dirty(subtrees=frozenset({b""})) if b"" in busy else Dirty(keys=busy)
 
+    def confirm(self, observations: Sequence[Observation]) -> list[Observation]:
+        """Return the observations that still hold; see `Source.confirm`.
+
+        Only directories pass through states of their own: applying changes their mtime with every
+        child, and puts it back at the end.
+        """
+        if all(one.draft.kind is not Kind.DIRECTORY for one in observations):
+            return list(observations)
+        with Directories(self.root) as directories:
+            return [
+                one
+                for one in observations
+                if one.draft.kind is not Kind.DIRECTORY
+                or self.has_state(directories, one.draft.key, one.state)
+            ]
+
+    def has_state(self, directories: Directories, key: bytes, state: bytes) -> bool:
+        """Return whether what has a name is still as it was read."""
+        try:
+            status = directories.status(key)
+        except OSError:
+            return False
+        return status is not None and fingerprint(status) == state
+
     async def watch(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
         """Report where changes may be, until cancelled; see `Source.watch`."""
         self.ignore.refresh()
