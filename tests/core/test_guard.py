@@ -4,40 +4,36 @@ import pytest
 
 from p2psyncd.core.guard import FREE_BYTES_MIN, has_room, is_mass_delete
 
-GIB = 1024**3
+MIB = 1024 * 1024
+GIB = 1024 * MIB
 
 
 @pytest.mark.parametrize(
-    ("deleted", "known", "held"),
+    ("deleted", "known", "stops"),
     [
+        (0, 0, False),
         (99, 99, False),
-        (100, 100, True),
         (100, 200, True),
         (100, 201, False),
-        (500, 1000, True),
-        (499, 1000, False),
-        (0, 0, False),
+        (100, 100, True),
+        (5000, 9000, True),
     ],
 )
-def test_a_hundred_items_and_half_of_the_share_gone_is_a_mass_delete(
-    deleted: int, known: int, held: bool
-) -> None:
-    assert is_mass_delete(deleted, known) is held
+def test_only_much_of_a_share_at_once_is_a_mass_delete(deleted: int, known: int, stops: bool) -> None:
+    assert is_mass_delete(deleted, known) is stops
 
 
 @pytest.mark.parametrize(
     ("free", "total", "wanted", "room"),
     [
         (FREE_BYTES_MIN, GIB, 0, True),
-        (FREE_BYTES_MIN, GIB, 1, False),
         (FREE_BYTES_MIN - 1, GIB, 0, False),
+        (FREE_BYTES_MIN, GIB, 1, False),
         (GIB, 100 * GIB, 0, True),
-        (GIB, 100 * GIB + 1, 0, False),
-        (2 * GIB, 100 * GIB, GIB, True),
-        (2 * GIB, 100 * GIB, GIB + 1, False),
+        (GIB - 1, 100 * GIB, 0, False),
+        (50 * GIB, 100 * GIB, 49 * GIB, True),
+        (50 * GIB, 100 * GIB, 50 * GIB, False),
     ],
 )
-def test_one_percent_and_256_mib_of_the_disk_stay_free(
-    free: int, total: int, wanted: int, room: bool
-) -> None:
+def test_one_percent_and_256_mib_stay_free(free: int, total: int, wanted: int, room: bool) -> None:
     assert has_room(free, total, wanted) is room

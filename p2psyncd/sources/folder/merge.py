@@ -54,19 +54,22 @@ def decide(winner: Version, loser: Version) -> tuple[Draft | None, Draft | None]
         if live is None or live.item.kind is Kind.DIRECTORY:
             return None, None
         return written_again(live), None
-    if Kind.DIRECTORY in kinds and len(kinds) > 1:
-        directory, other = (winner, loser) if winner.item.kind is Kind.DIRECTORY else (loser, winner)
-        rewrite = None if directory is winner else written_again(directory)
-        return rewrite, None if is_old_news(other, directory) else kept_aside(other)
-    content, aside = winner, None
+    if loser.item.kind is Kind.DIRECTORY and winner.item.kind is not Kind.DIRECTORY:
+        # What lives in the directory brings it back, and the device that holds this file's bytes puts
+        # them aside then: a write from here, on top of both, would keep that device from doing so.
+        return None, None
+    if winner.item.kind is Kind.DIRECTORY and loser.item.kind is not Kind.DIRECTORY:
+        return None, None if is_old_news(loser, winner) else kept_aside(loser)
+    content = winner
     if winner.same_content != loser.same_content:
         winner_is_old, loser_is_old = is_old_news(winner, loser), is_old_news(loser, winner)
         if winner_is_old and not loser_is_old:
             content = loser
         elif winner_is_old or not loser_is_old:
-            aside = kept_aside(loser)
+            # No rewrite beside a copy, for the same reason.
+            return None, kept_aside(loser)
     mode = mode_of(winner, loser) if winner.item.kind is loser.item.kind else content
-    return combined(content, mode, winner), aside
+    return combined(content, mode, winner), None
 
 
 def is_old_news(old: Version, new: Version) -> bool:

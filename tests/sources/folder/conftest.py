@@ -246,7 +246,7 @@ class Device:
 
     def conflict(self, known: Stored, theirs: Item) -> None:
         merged = self.source.merge(known.item, theirs)
-        if merged.aside is not None and merged.winner is Side.THEIRS and known.state:
+        if merged.aside is not None and merged.aside.key == self.source.aside_key(known.item) and known.state:
             state = self.source.preserve(known, merged.aside.key)
             assert state is not None
             if merged.aside.key not in self.storage.items:
@@ -257,6 +257,28 @@ class Device:
             self.storage.put_pending(theirs.knowing(known.item))
         else:
             self.storage.items[theirs.key] = replace(known, item=known.item.knowing(theirs))
+
+    def settle_structure(self) -> None:
+        """Bring directories back under live things, as the replica does; a file in the way goes aside."""
+        live = [key for key, row in self.storage.items.items() if row.item.live]
+        for parent in sorted({key.rpartition(b"/")[0] for key in live} - {b""}):
+            row = self.storage.items.get(parent)
+            if row is not None and row.item.kind is Kind.DIRECTORY:
+                continue
+            if row is not None and row.item.live:
+                if not row.state:
+                    continue  # the device that holds the bytes decides
+                aside = replace(row.item, key=self.source.aside_key(row.item))
+                state = self.source.preserve(row, aside.key)
+                assert state is not None
+                draft = Draft(
+                    key=aside.key, kind=aside.kind, digest=aside.digest, size=aside.size, meta=aside.meta
+                )
+                self.storage.put(Stored(item=self.version(draft), state=state))
+            old = row.item if row is not None else None
+            self.storage.put_pending(
+                self.version(directory_draft(parent), *([old] if old is not None else []))
+            )
 
     def apply(self, contents: dict[bytes, bytes], *, size: int = 10_000) -> list[Outcome]:
         """Stage and apply what is pending, in batches of `size` in key order; return the outcomes."""
@@ -313,6 +335,7 @@ def sync(*devices: Device, rounds: int = 8) -> None:
                 if one is other:
                     continue
                 one.receive(other.items())
+                one.settle_structure()
                 outcomes = one.apply(other.contents())
                 keys = frozenset(found.key for found in outcomes if isinstance(found, Surprised))
                 if keys:

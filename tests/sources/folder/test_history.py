@@ -98,7 +98,13 @@ def test_a_symlink_is_restored_as_a_link(here: Device, lab: Lab) -> None:
 
 
 def test_a_version_that_is_not_there_is_told(here: Device) -> None:
-    for version in ("nonsense", "20269923T044712Z~111111111111", "20261123T044712Z~111111111111", "20261123T044712Z~../../x", "bad~tag"):
+    for version in (
+        "nonsense",
+        "20269923T044712Z~111111111111",
+        "20261123T044712Z~111111111111",
+        "20261123T044712Z~../../x",
+        "bad~tag",
+    ):
         with pytest.raises(NoSuchItem):
             here.source.history.restore(b"f", version)
         with pytest.raises(NoSuchItem):

@@ -165,23 +165,31 @@ def test_a_file_against_a_symlink_keeps_both(seq: int) -> None:
     assert {merged.aside.kind, result(ours, theirs).kind} == {Kind.FILE, Kind.SYMLINK}
 
 
-@pytest.mark.parametrize("seq", [10, 30])
-def test_a_directory_keeps_the_name_and_the_edited_file_goes_aside(seq: int) -> None:
-    directory = write(A, seq, value(Kind.DIRECTORY, mode=0o755), BASE)
+def test_a_directory_keeps_the_name_and_the_edited_file_goes_aside() -> None:
+    directory = write(A, 30, value(Kind.DIRECTORY, mode=0o755), BASE)
     edited = file(B, 20, b"edited")
     merged = merge(directory, edited)
-    assert result(directory, edited).kind is Kind.DIRECTORY
+    assert (merged.winner, merged.rewrite) == (Side.OURS, None)
     assert merged.aside is not None
     assert merged.aside.digest == edited.digest
     assert merged.aside.key == aside_key(edited)
 
 
-def test_a_directory_over_a_file_that_was_only_touched_needs_no_copy() -> None:
+def test_a_directory_that_comes_first_is_left_to_what_lives_in_it() -> None:
     directory = write(A, 10, value(Kind.DIRECTORY, mode=0o755), BASE)
-    merged = merge(directory, file(B, 20, b"base", mtime_ns=7))
-    assert merged.aside is None
-    assert merged.rewrite is not None
-    assert merged.rewrite.kind is Kind.DIRECTORY
+    assert merge(directory, file(B, 20, b"edited")) == Merged(winner=Side.THEIRS)
+
+
+def test_a_directory_over_a_file_that_was_only_touched_needs_no_copy() -> None:
+    directory = write(A, 30, value(Kind.DIRECTORY, mode=0o755), BASE)
+    assert merge(directory, file(B, 20, b"base", mtime_ns=7)) == Merged(winner=Side.OURS)
+
+
+@pytest.mark.parametrize("seq", [10, 30])
+def test_a_conflict_copy_comes_without_a_write_that_would_hide_it(seq: int) -> None:
+    merged = merge(file(A, seq, b"one", mode=0o755), file(B, 20, b"two"))
+    assert merged.aside is not None
+    assert merged.rewrite is None
 
 
 def test_two_directories_join_their_metadata() -> None:
