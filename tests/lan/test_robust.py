@@ -119,11 +119,11 @@ def test_kill_nine_at_random_moments_leaves_only_whole_files_and_then_equal_tree
 ) -> None:
     a, b, ours, theirs = synced
     rng = random.Random(46)
-    known = {path.name: {path.read_bytes()} for path in ours.rglob("*.bin")}
+    known = {path.relative_to(ours): {path.read_bytes()} for path in ours.rglob("*.bin")}
 
     def write(path: Path, data: bytes) -> None:
         """Replace a file as an editor does, so that it is whole at every moment on this side too."""
-        known.setdefault(path.name, set()).add(data)
+        known.setdefault(path.relative_to(ours), set()).add(data)
         temporary = a.folder / "being-written"
         temporary.write_bytes(data)
         temporary.replace(path)
@@ -142,7 +142,8 @@ def test_kill_nine_at_random_moments_leaves_only_whole_files_and_then_equal_tree
         victim.kill()
         for path in theirs.rglob("*.bin"):
             if ".p2psync" not in path.parts:
-                assert path.read_bytes() in known[path.name], f"turn {turn}: {path} is a mixture"
+                whole = path.read_bytes() in known[path.relative_to(theirs)]
+                assert whole, f"turn {turn}: {path} is a mixture"
         victim.start()
     eventually("connected", lambda: a.connected_to(b) and b.connected_to(a), within_s=60)
     a.wait(within_s=120)
