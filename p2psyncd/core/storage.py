@@ -115,6 +115,10 @@ class ShareStorage(Protocol):
         """Return applied things with this digest that a pending version is about to replace or delete."""
         ...
 
+    def digests_here(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Return which of these contents some applied file may have: asked once for many items."""
+        ...
+
     def with_digest(self, digest: bytes) -> list[Stored]:
         """Return applied live files with this content digest (at most 16)."""
         ...

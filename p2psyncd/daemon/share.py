@@ -12,13 +12,13 @@ from p2psyncd.core.clock import Clock
 from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.replica import EVERYTHING, Phase, Replica
-from p2psyncd.daemon.sharedreader import SharedReader
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.daemon.transfer import Held, Sent
 from p2psyncd.errors import P2psyncError, ShareHeld
 from p2psyncd.sources.folder.folder import FolderSource
 from p2psyncd.sources.source import Dirty
 from p2psyncd.store.device import ShareRecord
+from p2psyncd.store.reading import ShareReader
 from p2psyncd.store.share import ShareStore
 
 __all__ = ["FILESYSTEM", "RunningShare"]
@@ -60,7 +60,7 @@ class RunningShare:
         *,
         record: ShareRecord,
         store: ShareStore,
-        catalogue: SharedReader,
+        catalogue: ShareReader,
         replica: Replica,
         folder: FolderSource,
         held: Held,

@@ -16,7 +16,6 @@ from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.report import checked_mode
 from p2psyncd.daemon.share import FILESYSTEM, RunningShare
-from p2psyncd.daemon.sharedreader import SharedReader
 from p2psyncd.daemon.transfer import Held, Sent
 from p2psyncd.errors import (
     DatabasesUnsupported,
@@ -279,7 +278,7 @@ class Shares:
             is_conflict=is_conflict,
             received_us=self.clock.now_us,
         )
-        catalogue = SharedReader(store.reader())
+        catalogue = store.reader()
         noted = store.setting(FILESYSTEM)
         source = FolderSource(
             Path(record.path),

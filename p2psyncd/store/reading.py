@@ -94,6 +94,17 @@ class ShareReader:
         )
         return [stored_of(row, self.actors) for row in rows]
 
+    def digests_here(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Return which of these contents some applied file may have."""
+        return {
+            row[0]
+            for marks, part in key_slices(digests)
+            for table, also in (("items", "AND pending = 0"), ("bases", ""))
+            for row in self.database.rows(
+                f"SELECT digest FROM {table} WHERE kind = 1 {also} AND digest IN ({marks})", part
+            )
+        }
+
     def with_digest(self, digest: bytes) -> list[Stored]:
         """Return applied live files with this content digest (at most 16)."""
         rows = self.database.rows(

@@ -27,6 +27,10 @@ class Catalogue(Protocol):
         """Return applied things with this digest that a pending version is about to replace or delete."""
         ...
 
+    def digests_here(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Return which of these contents some applied file may have."""
+        ...
+
     def with_digest(self, digest: bytes) -> list[Stored]:
         """Return applied live files with this digest."""
         ...

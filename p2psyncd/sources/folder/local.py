@@ -60,6 +60,8 @@ class LocalContent:
         for pending in wanted:
             self.moves.pop(pending.item.key, None)
         self.claimed = {stored.item.key for stored in self.moves.values()}
+        # One question for all: at a first sync nothing is here, and asking item by item costs most.
+        here = self.catalogue.digests_here([p.item.digest for p in wanted if p.item.kind is Kind.FILE])
         with Directories(self.root) as directories:
             for pending in wanted:
                 item = pending.item
@@ -70,8 +72,10 @@ class LocalContent:
                     or self.is_refused(item.key)
                     or content_is_in_place(pending)
                     or digest in self.history.departed
-                    or self.plan_move(pending, movable)
-                    or self.copy(directories, digest)
+                    or (
+                        digest in here
+                        and (self.plan_move(pending, movable) or self.copy(directories, digest))
+                    )
                 ):
                     ready.add(item.key)
         return ready

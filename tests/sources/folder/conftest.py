@@ -96,6 +96,9 @@ class MemoryStorage:
             if one.base is not None and one.base.item.digest == digest and one.item.digest != digest
         ]
 
+    def digests_here(self, digests: Sequence[bytes]) -> set[bytes]:
+        return {one for one in digests if self.with_digest(one) or self.base_of_pending_digest(one)}
+
     def with_digest(self, digest: bytes) -> list[Stored]:
         return [
             one
