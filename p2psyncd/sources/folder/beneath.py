@@ -153,21 +153,41 @@ def sync_file_system(descriptor: int) -> None:
 
 
 def copy_content(source: int, target: int) -> None:
-    """Copy a whole file: shared blocks where the file system can, else inside the kernel, else by hand."""
+    """Copy a whole file into an empty one: shared blocks where the file system can, else what is not a hole."""
     try:
         fcntl.ioctl(target, FICLONE, source)
     except OSError:
         pass
     else:
         return
-    offset = 0
+    end = 0
+    while (start := next_data(source, end)) is not None:
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        copy_range(source, target, start, end)
+    size = os.fstat(source).st_size
+    if end < size:
+        os.ftruncate(target, size)
+
+
+def next_data(descriptor: int, offset: int) -> int | None:
+    """Return where the next bytes are that are not a hole; None if there are none."""
     try:
-        while moved := os.copy_file_range(source, target, COPY_STEP_BYTES, offset, offset):
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
+
+
+def copy_range(source: int, target: int, offset: int, end: int) -> None:
+    """Copy the bytes between two offsets, inside the kernel where it can, else by hand."""
+    try:
+        while moved := os.copy_file_range(source, target, min(COPY_STEP_BYTES, end - offset), offset, offset):
             offset += moved
     except OSError as error:
         if error.errno not in {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
             raise
-        while data := os.pread(source, COPY_STEP_BYTES, offset):
+        while data := os.pread(source, min(COPY_STEP_BYTES, end - offset), offset):
             offset += os.pwrite(target, data, offset)
 
 

@@ -134,12 +134,18 @@ class Watcher:
         self.generation = -1
 
     async def run(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
-        """Watch until cancelled; see `Source.watch`."""
+        """Watch until cancelled; see `Source.watch`.
+
+        Raises:
+            OSError: The root is not there (any more); start again once it is.
+        """
+        self.limited = None
         if not self.open():
             task_status.started()
             await trio.sleep_forever()
         try:
             await trio.to_thread.run_sync(self.add_tree, b"")
+            self.check_root()
             self.generation = self.ignore.generation
             task_status.started()
             while True:
@@ -147,6 +153,7 @@ class Watcher:
                 dirty = self.round(trio.current_time())
                 if dirty.keys or dirty.subtrees:
                     notify(dirty)
+                self.check_root()
         finally:
             os.close(self.inotify)
             self.inotify = -1
@@ -166,6 +173,11 @@ class Watcher:
         os.set_inheritable(self.inotify, False)  # noqa: FBT003  (os takes it by position)
         os.set_blocking(self.inotify, False)
         return True
+
+    def check_root(self) -> None:
+        """Raise if the root itself is not watched, other than for want of watches."""
+        if b"" not in self.watches and self.limited is None:
+            raise FileNotFoundError(errno.ENOENT, "the shared folder is gone", os.fsdecode(self.root))
 
     async def wait_readable(self) -> None:
         """Wait for an event, or until something in the window is due."""
@@ -209,6 +221,7 @@ class Watcher:
         if mask & ROOT_GONE:
             if not directory:
                 hints.subtrees.add(b"")
+                self.forget(event.watch)
             return
         if not event.name:
             self.window.changed(directory, now_s)  # the directory's own mode, say

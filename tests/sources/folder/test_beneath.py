@@ -144,6 +144,19 @@ def test_content_is_copied_by_whatever_works(
     assert (tmp_path / "to").read_bytes() == data
 
 
+def test_a_sparse_file_is_copied_sparse(tmp_path: Path) -> None:
+    with (tmp_path / "from").open("w+b") as source, (tmp_path / "to").open("w+b") as target:
+        os.pwrite(source.fileno(), b"a" * 5000, 1_000_000)
+        os.pwrite(source.fileno(), b"b" * 5000, 50_000_000)
+        os.ftruncate(source.fileno(), 100_000_000)
+        copy_content(source.fileno(), target.fileno())
+        status = os.fstat(target.fileno())
+        assert status.st_size == 100_000_000
+        assert status.st_blocks * 512 < 1_000_000
+        assert os.pread(target.fileno(), 5000, 1_000_000) == b"a" * 5000
+        assert os.pread(target.fileno(), 5000, 50_000_000) == b"b" * 5000
+
+
 def test_a_full_disk_is_not_taken_for_a_file_system_that_cannot_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

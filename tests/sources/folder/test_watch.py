@@ -239,15 +239,23 @@ async def test_a_real_overflow_is_noticed(here: Device, watched: Watched) -> Non
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved"])
-async def test_a_root_that_goes_is_a_reason_to_look(
-    here: Device, watched: Watched, tmp_path: Path, how: str
-) -> None:
-    hearing = await watched()
-    if how == "deleted":
-        shutil.rmtree(here.root)
-    else:
-        here.root.rename(tmp_path / "moved")
-    await hearing.until(lambda: b"" in hearing.subtrees)
+async def test_a_root_that_goes_is_a_reason_to_look(here: Device, tmp_path: Path, how: str) -> None:
+    hearing = Hearing()
+    with pytest.RaisesGroup(FileNotFoundError):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(here.source.watch, hearing.notify)
+            if how == "deleted":
+                shutil.rmtree(here.root)
+            else:
+                here.root.rename(tmp_path / "moved")
+    assert hearing.rounds[-1] == Dirty(subtrees=frozenset({b""}))
+
+
+async def test_a_root_that_is_not_there_cannot_be_watched(here: Device) -> None:
+    shutil.rmtree(here.root)
+    with pytest.RaisesGroup(FileNotFoundError):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(here.source.watch, Hearing().notify)
 
 
 async def test_a_limit_of_watches_is_told_and_the_rest_goes_on(
