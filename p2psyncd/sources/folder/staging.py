@@ -22,6 +22,8 @@ from p2psyncd.sources.folder.layout import STAGING
 
 __all__ = ["StagedWriter", "Staging"]
 
+# A file system's block: less than that cannot be a hole.
+HOLE_BYTES_MIN = 4096
 NEW_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -33,6 +35,12 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
             return
         data = data[written:]
         offset += written
+
+
+def is_hole(data: bytes | memoryview) -> bool:
+    """Return whether bytes are a run of zeros long enough to be left out: sparse files stay sparse."""
+    # The ends first: the whole is looked at only where it may well be zeros.
+    return len(data) >= HOLE_BYTES_MIN and not data[0] and not data[-1] and not int.from_bytes(data, "little")
 
 
 class StagedWriter:
@@ -48,6 +56,8 @@ class StagedWriter:
         self.hashed = 0
         """Bytes from the start that are in `hasher`: pieces mostly come in order, so they are read once."""
         self.in_order = True
+        self.written = 0
+        """Where the furthest piece ended: beyond it a run of zeros need not be written."""
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes at an offset.
@@ -58,7 +68,11 @@ class StagedWriter:
         """
         if offset < 0 or offset + len(data) > self.size:
             raise RemoteProtocolError("A part of a content lies beyond its end")
-        write_all(self.descriptor, data, offset)
+        if not is_hole(data):
+            write_all(self.descriptor, data, offset)
+        elif offset < self.written:
+            write_all(self.descriptor, bytes(len(data)), offset)  # over something that came before
+        self.written = max(self.written, offset + len(data))
         if offset == self.hashed and self.in_order:
             self.hasher.update(data)
             self.hashed += len(data)
@@ -85,6 +99,8 @@ class StagedWriter:
         """Hold what was written against digest and size."""
         if not self.in_order:
             self.hasher, self.hashed = blake3(), 0
+        if os.fstat(self.descriptor).st_size < self.written:
+            os.ftruncate(self.descriptor, self.written)  # it ends in a hole
         digest, size = digest_of_descriptor(self.descriptor, self.hashed, self.hasher)
         if digest != self.digest or size != self.size:
             raise RemoteProtocolError("A content came that is not what its digest says")
@@ -151,11 +167,13 @@ class Staging:
             return
         # Under its own name at once: what makes it staged is the set in memory, and a rename costs as
         # much as the rest. After a crash `tidy` throws away whatever lies here.
-        name = digest.hex().encode()
+        final = name = digest.hex().encode()
         try:
             descriptor = self.create(name)
         except FileExistsError:
-            return  # another thread is at the same content: what it stages serves both
+            # Another thread is at the same content, or something was left behind: this one replaces it.
+            name = self.fresh_name()
+            descriptor = self.create(name)
         try:
             write_all(descriptor, data, 0)
         except OSError:
@@ -163,7 +181,10 @@ class Staging:
             raise
         finally:
             os.close(descriptor)
-        self.staged.add(digest)
+        if name is final:
+            self.staged.add(digest)
+        else:
+            self.adopt(name, digest)
 
     def copy_in(self, digest: bytes, source: int) -> bytes | None:
         """Copy an opened file and return the copy's name, which is the caller's to use or remove.

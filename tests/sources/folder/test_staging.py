@@ -80,6 +80,35 @@ def test_a_piece_beyond_the_end_is_the_peers_fault(staging: Staging) -> None:
     assert names(staging) == []
 
 
+def test_runs_of_zeros_become_holes(staging: Staging) -> None:
+    data = b"head" + bytes(3_000_000) + b"middle" + bytes(2_000_000)
+    writer = staging_module.StagedWriter(staging, digest(data), len(data))
+    for at in range(0, len(data), 65_536):
+        writer.write_at(at, memoryview(data)[at : at + 65_536])
+    writer.commit()
+    path = Path(os.fsdecode(staging.path(digest(data).hex().encode())))
+    assert path.read_bytes() == data
+    assert path.stat().st_blocks * 512 < 1_000_000
+
+
+def test_zeros_over_what_came_before_are_written(staging: Staging) -> None:
+    data = bytes(8192)
+    writer = staging_module.StagedWriter(staging, digest(data), len(data))
+    writer.write_at(0, b"x" * 8192)
+    writer.write_at(0, data)
+    writer.commit()
+
+
+def test_what_was_left_behind_under_a_contents_name_is_replaced(staging: Staging) -> None:
+    staging.put_content(digest(b"data"), b"data")
+    path = Path(os.fsdecode(staging.path(digest(b"data").hex().encode())))
+    path.write_bytes(b"half")
+    staging.staged.clear()
+    staging.put_content(digest(b"data"), b"data")
+    assert path.read_bytes() == b"data"
+    assert staging.has(digest(b"data"))
+
+
 def test_a_full_disk_leaves_nothing_behind(staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "full")
