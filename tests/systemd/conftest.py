@@ -23,8 +23,11 @@ sed -i "s|^home = .*|home = {home}|" /opt/p2psyncd/pyvenv.cfg
 if [ -d {libraries} ]; then echo {libraries} >/etc/ld.so.conf.d/p2plab.conf; ldconfig; fi
 useradd --create-home --shell /bin/sh alice
 """
-# Half of it is how often the daemon says that it is alive.
-DROP_IN = "[Service]\nWatchdogSec=4\n"
+# Half of the watchdog's time is how often the daemon says that it is alive; and how it ended is to be in the journal.
+DROP_IN = """[Service]
+WatchdogSec=4
+ExecStopPost=/bin/sh -c 'echo "ended: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS"'
+"""
 
 
 @pytest.fixture
