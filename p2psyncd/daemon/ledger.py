@@ -41,10 +41,19 @@ class Page:
     puts: dict[bytes, Stored] = field(default_factory=dict)
     pendings: dict[bytes, Pending] = field(default_factory=dict)
     states: dict[bytes, bytes] = field(default_factory=dict)
+    former: set[bytes] = field(default_factory=set)
+    """Keys of directories that are none any more."""
+
+    def note_former(self, key: bytes, item: Item) -> None:
+        """Remember a directory that becomes something else: what lives in it must be looked after."""
+        old = self.stored.get(key)
+        if old is not None and old.item.kind is Kind.DIRECTORY and item.kind is not Kind.DIRECTORY:
+            self.former.add(key)
 
     def put(self, row: Stored) -> None:
         """Write an applied version (or a tombstone)."""
         key = row.item.key
+        self.note_former(key, row.item)
         self.puts[key] = row
         self.pendings.pop(key, None)
         self.stored[key] = row
@@ -56,6 +65,7 @@ class Page:
         if row.base is None and not row.item.live:
             self.put(Stored(item=row.item))
             return
+        self.note_former(key, row.item)
         self.pendings[key] = row
         self.puts.pop(key, None)
         self.stored[key] = Stored(item=row.item)
@@ -98,6 +108,8 @@ class Ledger:
         self.mint = mint or (lambda count: store.next_seq(clock.now_us(), count))
         self.fresh: dict[bytes, Pending] = {}
         """What became pending since the applier last looked."""
+        self.former: set[bytes] = set()
+        """Keys of directories that became something else and were not looked at since."""
 
     def page(self, keys: Sequence[bytes]) -> Page:
         """Return what the store says about some keys."""
@@ -105,6 +117,7 @@ class Ledger:
 
     def write(self, page: Page) -> None:
         """Hand a page's rows to the store."""
+        self.former |= page.former
         if page.puts:
             self.store.put(page.puts.values())
         if page.pendings:
@@ -307,8 +320,12 @@ class Ledger:
             suspects = {
                 key
                 for key, row in stored.items()
-                if row.item.kind is not Kind.DIRECTORY and self.store.live_below(key)
+                if key in self.former
+                and row.item.kind is not Kind.DIRECTORY
+                and self.store.live_below(key)
             }
+            # What lives in anything else came lately itself, and is found by its parent.
+            self.former -= stored.keys()
             parents = {key.rpartition(b"/")[0] for key, row in stored.items() if row.item.live}
             parents.discard(b"")
             known = self.store.get_many(sorted(parents))
