@@ -7,14 +7,16 @@ another disk. The folder `.p2psync` is no item at all and never comes here.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from p2psyncd.sources.folder.beneath import open_beneath, open_root
+from p2psyncd.sources.folder.beneath import Directories, open_beneath, open_root
+from p2psyncd.sources.folder.fingerprint import is_special
 from p2psyncd.sources.folder.layout import IGNORE_FILE
 
-__all__ = ["Ignore", "Rules"]
+__all__ = ["Ignore", "Rules", "holds_only_ignored"]
 
 RULES_BYTES_MAX = 1024 * 1024
 # Answers kept: a pattern match costs some 10 µs, a busy log file asks for it with every line.
@@ -98,3 +100,20 @@ class Ignore:
             directory: Whether the path is a directory; the pattern `name/` is for these only.
         """
         return self.rules.ignored(key, directory=directory)
+
+
+def holds_only_ignored(directories: Directories, ignore: Ignore, directory: bytes) -> bool:
+    """Return whether a directory has entries, and all of them are ignored or cannot be synced."""
+    try:
+        with os.scandir(directories.directory(directory)) as found:
+            entries = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in found]
+    except OSError:
+        return False
+    for name, mode in entries:
+        key = directory + b"/" + os.fsencode(name)
+        is_directory = stat.S_ISDIR(mode)
+        if is_special(mode) or ignore.ignored(key, directory=is_directory):
+            continue
+        if not (is_directory and holds_only_ignored(directories, ignore, key)):
+            return False
+    return bool(entries)

@@ -33,11 +33,11 @@ from p2psyncd.sources.folder.fingerprint import (
     is_special,
     untrusted,
 )
-from p2psyncd.sources.folder.ignore import Ignore
+from p2psyncd.sources.folder.ignore import Ignore, holds_only_ignored
 from p2psyncd.sources.folder.layout import ancestors, is_own, split_key
 from p2psyncd.sources.source import Dirty, ItemError, Observation, Unapplied
 
-__all__ = ["ScanContext", "holds_only_ignored", "scan"]
+__all__ = ["ScanContext", "scan"]
 
 Found = Iterator[Observation | ItemError | Unapplied]
 
@@ -102,23 +102,6 @@ def scan(context: ScanContext, dirty: Dirty) -> Found:
         yield from run.deletions()
     if b"" in subtrees:
         context.generation = generation
-
-
-def holds_only_ignored(directories: Directories, ignore: Ignore, directory: bytes) -> bool:
-    """Return whether a directory has entries, and all of them are ignored or cannot be synced."""
-    try:
-        with os.scandir(directories.directory(directory)) as found:
-            entries = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in found]
-    except OSError:
-        return False
-    for name, mode in entries:
-        key = directory + b"/" + os.fsencode(name)
-        is_directory = stat.S_ISDIR(mode)
-        if is_special(mode) or ignore.ignored(key, directory=is_directory):
-            continue
-        if not (is_directory and holds_only_ignored(directories, ignore, key)):
-            return False
-    return bool(entries)
 
 
 def known_state(known: Known | None) -> bytes:

@@ -703,9 +703,9 @@ def test_a_full_disk_leaves_the_old_file(here: Device, lab: Lab, monkeypatch: py
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    from p2psyncd.sources.folder import apply as apply_module  # noqa: PLC0415
+    from p2psyncd.sources.folder import preparing  # noqa: PLC0415
 
-    monkeypatch.setattr(apply_module, "copy_content", full)
+    monkeypatch.setattr(preparing, "copy_content", full)
     outcomes = by_key(here.source.apply(batch))
     assert outcomes[b"f"] == Failed(key=b"f", reason="the disk is full")
     assert here.read("f") == b"old"
