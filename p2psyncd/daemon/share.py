@@ -11,6 +11,7 @@ import trio
 from p2psyncd.core.clock import Clock
 from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.executor import Executor
+from p2psyncd.daemon.memory import give_back_after_work
 from p2psyncd.daemon.replica import EVERYTHING, Phase, Replica
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.daemon.transfer import Held, Sent
@@ -118,6 +119,7 @@ class RunningShare:
             self.hints.add(EVERYTHING)
             nursery.start_soon(self.capture)
             nursery.start_soon(self.come_back)
+            nursery.start_soon(give_back_after_work, self.replica, self.executor)
             nursery.start_soon(self.applier.run)
             nursery.start_soon(self.keep_history)
             if self.scan_interval_s:
