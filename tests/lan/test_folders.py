@@ -42,8 +42,7 @@ def settle(*devices: Device) -> None:
 def assert_equal(a: Device, b: Device, ours: Path, theirs: Path) -> None:
     assert differences(ours, theirs) == []
     assert a.root(ours.name) == b.root(ours.name)
-    assert leftovers(ours) == []
-    assert leftovers(theirs) == []
+    eventually("nothing is left over", lambda: leftovers(ours) == leftovers(theirs) == [])
 
 
 def test_a_real_tree_and_two_hundred_random_changes_a_side_end_equal(paired: tuple[Device, Device]) -> None:
