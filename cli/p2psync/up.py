@@ -97,8 +97,8 @@ def offered(client: Client, patience_s: float = 0) -> list[Offer]:
 def offer_lines(offers: list[Offer], status: Status) -> list[str]:
     """Say how to accept each offer.
 
-    Two devices that were both started with `up` each share a folder of the same name: then one gives up its
-    own share (never its files) and joins the other's, at the same place.
+    Two devices that were both started with `up` each share a folder of the same name: then one joins the
+    other's share at the same place, and its own, which nobody else holds, gives way (its files stay).
     """
     places = {share["name"]: share["path"] for share in status["shares"]}
     lines = []
@@ -106,9 +106,7 @@ def offer_lines(offers: list[Offer], status: Status) -> list[str]:
         name, device = quote(one["name"]), quote(one["device"])
         if one["name"] in places:
             accept = f"p2psync share accept {name} {quote(places[one['name']])} --from {device}"
-            said = (
-                f"offers {one['name']}, too. To join it with yours: p2psync share remove {name} && {accept}"
-            )
+            said = f"offers {one['name']}, too. To join it with yours: {accept}"
         else:
             said = f"offers {one['name']}. To have it here: p2psync share accept {name} ~/{name}"
         lines.append(escape(f"{one['device']} {said}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -197,11 +198,16 @@ class Shares:
         return await self.admit(record)
 
     async def accept(self, offer: Offer, path: Path, *, mode: str, member: DeviceId) -> RunningShare:
-        """Join an offered share."""
+        """Join an offered share, merging with whatever is at `path`.
+
+        A share of this device at the same path that nobody else holds yet gives way: two people who
+        both began with `p2psync up` want one share, not two.
+        """
         if offer.kind != "folder":
             raise DatabasesUnsupported(offer.name)
         if offer.share in self.running:
             raise ShareExists(f"{offer.name} is accepted already")
+        await self.give_way(path)
         made = await self.executor.run(lambda: make_folder(path))
         try:
             record = ShareRecord(
@@ -221,6 +227,14 @@ class Shares:
             if made:
                 await self.executor.run(path.rmdir)
             raise
+
+    async def give_way(self, path: Path) -> None:
+        """Forget a share at exactly this path, if no other device holds it."""
+        real = await self.executor.run(lambda: os.path.realpath(path))
+        for share in self.all():
+            if share.record.path == real and not self.members(share):
+                log.info("share_gives_way share=%s path=%s", share.record.name, real)
+                await self.remove(share)
 
     def usable_root(self, path: Path, kind: str | None) -> Path:
         """Return a folder's real path if it can be a share.
