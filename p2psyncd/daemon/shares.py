@@ -54,6 +54,7 @@ class Shares:
         self,
         *,
         state_dir: Path,
+        device: DeviceId,
         devices: DeviceStore,
         config: Config,
         clock: Clock,
@@ -62,6 +63,7 @@ class Shares:
         on_change: Callable[[], None],
     ) -> None:
         self.folder = state_dir / "shares"
+        self.device = device
         self.devices = devices
         self.config = config
         self.clock = clock
@@ -293,6 +295,8 @@ class Shares:
             received_us=self.clock.now_us,
         )
         catalogue = store.reader()
+        # Peers learn from this whose writes they see: deltas name the device of each actor.
+        store.learn_actors([(store.actor(), self.device)])
         noted = store.setting(FILESYSTEM)
         source = FolderSource(
             Path(record.path),

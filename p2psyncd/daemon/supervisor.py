@@ -78,6 +78,7 @@ class Supervisor:
         self.started_s = clock.monotonic_s()
         self.shares = Shares(
             state_dir=places.state_dir,
+            device=self.identity.device,
             devices=self.devices,
             config=config,
             clock=clock,
