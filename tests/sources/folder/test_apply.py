@@ -680,6 +680,16 @@ def test_a_read_only_folder_fails_and_the_others_go_on(as_user: Path, lab: Lab) 
     assert here.storage.waiting.keys() >= {b"closed/g"}
 
 
+def test_a_file_that_its_owner_may_not_read_arrives(as_user: Path, lab: Lab) -> None:
+    here = lab.Device(as_user / "share", lab.ACTOR)
+    arrive(here, lab.file(b"f", b"secret", mode=0))
+    assert applied(here.apply(contents(b"secret")))
+    assert here.path("f").stat().st_size == 6
+    arrive(here, lab.file(b"f", b"changed", mode=0o400))
+    assert applied(here.apply(contents(b"changed")))
+    assert here.read("f") == b"changed"
+
+
 def test_a_tree_with_read_only_folders_arrives_in_several_batches(as_user: Path, lab: Lab) -> None:
     here = lab.Device(as_user / "share", lab.ACTOR)
     arrive(here, lab.directory(b"ro", mode=0o555), lab.file(b"ro/a", b"a"), lab.file(b"ro/b", b"b"))
@@ -773,14 +783,35 @@ def test_a_share_that_is_held_applies_nothing(here: Device, lab: Lab) -> None:
 
 
 def test_content_is_durable_before_it_gets_its_name(here: Device, lab: Lab) -> None:
-    arrive(here, lab.file(b"f", b"new"), lab.directory(b"d"))
+    arrive(here, lab.directory(b"d"), *(lab.file(b"d/%d" % number, b"new") for number in range(20)))
     seen: list[bool] = []
-    here.source.applying.sync = lambda _: seen.append(here.path("f").exists())
+    here.source.applying.sync = lambda _: seen.append(here.path("d/0").exists())
     assert applied(here.apply(contents(b"new")))
     assert seen == [False, True]
-    arrive(here, lab.tombstone(b"f"))
+    arrive(here, *(lab.tombstone(b"d/%d" % number) for number in range(20)))
     assert applied(here.apply({}))
     assert seen == [False, True, False]
+
+
+def test_few_things_are_made_durable_without_waiting_for_all_else_on_the_disk(here: Device, lab: Lab) -> None:
+    arrive(here, lab.file(b"f", b"new"), lab.symlink(b"l", b"t"), lab.directory(b"d"), lab.file(b"d/g", b""))
+    synced: list[tuple[str, bool]] = []
+    staging = str(here.root / ".p2psync/staging")
+
+    def sync_one(opened: int) -> None:
+        path = str(Path(f"/proc/self/fd/{opened}").readlink())
+        synced.append((path if not path.startswith(staging) else "staged", here.path("f").exists()))
+
+    def never(_: int) -> None:
+        raise AssertionError
+
+    here.source.applying.sync = never
+    here.source.applying.sync_one = sync_one
+    assert applied(here.apply(contents(b"new")))
+    root = str(here.root)
+    assert sorted(synced) == [(root, True), (f"{root}/d", True), ("staged", False), ("staged", False)]
+    arrive(here, lab.tombstone(b"d/g"), lab.tombstone(b"d"))
+    assert applied(here.apply({}))
 
 
 def test_recent_fingerprints_do_not_pile_up(here: Device, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
