@@ -104,7 +104,7 @@ def open_beneath(root: int, path: bytes, flags: int) -> int:
         if opened >= 0:
             return opened
         code = ctypes.get_errno()
-        if code == errno.ENOSYS:
+        if code in {errno.ENOSYS, errno.EPERM}:  # EPERM: a sandbox that does not know the call
             return open_stepwise(root, path, flags)
         if code not in {errno.EAGAIN, errno.EINTR}:
             break
