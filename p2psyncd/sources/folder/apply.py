@@ -42,7 +42,8 @@ from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
 
 __all__ = ["ApplyContext", "apply_batch"]
 
-RECENT_MAX = 20_000
+# The events of a batch come within milliseconds: two or three batches are enough.
+RECENT_MAX = 5_000
 # Up to so many things are made durable one by one: a sync of the whole file system would wait for
 # whatever else is being written to it, a fsync costs some 0.3 ms.
 FEW = 8
@@ -117,7 +118,7 @@ class Batch:
         self.each(news, self.prepare)
         changes = [one for one in things if content_is_in_place(one)]
         few = len(accepted) <= FEW and not changes
-        self.sync_contents(few=few)
+        self.settle_contents(news, few=few)
         self.each(changes, self.change_metadata)
         self.each([one for one in news if not is_directory(one.base)], self.put)
         self.each([one for one in reversed(accepted) if not one.item.live], self.delete)
@@ -125,7 +126,7 @@ class Batch:
         self.preparer.drop_unused()
         self.finish_directories()
         self.local.history.sweep(self.directories)
-        self.sync_names(accepted, few=few)
+        self.settle_names(accepted, few=few)
         self.remember()
         return list(self.outcomes.values())
 
@@ -314,6 +315,23 @@ class Batch:
                 self.outcomes[key] = self.trouble(key, result)
             else:
                 self.outcomes[key] = Applied(key=key, state=result)
+
+    def settle_contents(self, news: Sequence[Pending], *, few: bool) -> None:
+        """Make contents durable; where that fails none of them gets its name."""
+        try:
+            self.sync_contents(few=few)
+        except OSError as error:
+            for one in news:
+                self.outcomes.setdefault(one.item.key, Failed(key=one.item.key, reason=reason_of(error)))
+
+    def settle_names(self, accepted: Sequence[Pending], *, few: bool) -> None:
+        """Make names durable; where that fails nothing counts as applied: the next scan finds what is there."""
+        try:
+            self.sync_names(accepted, few=few)
+        except OSError as error:
+            for key, outcome in self.outcomes.items():
+                if isinstance(outcome, Applied):
+                    self.outcomes[key] = Failed(key=key, reason=reason_of(error))
 
     def sync_contents(self, *, few: bool) -> None:
         """Make durable what is about to get a name."""

@@ -143,6 +143,9 @@ class Replacer:
         try:
             rename_new(from_directory, name, to_directory, new)
         except FileExistsError:
+            if new not in map(os.fsencode, os.listdir(to_directory)):  # noqa: PTH208  (a descriptor)
+                # A file system that takes two spellings for one name.
+                raise Refused("another spelling of this name is taken here already") from None
             raise ExpectedOther from None
 
     def swap(self, source: bytes, key: bytes, base: Stored) -> None:

@@ -132,6 +132,7 @@ class Watcher:
         self.moved: dict[int, tuple[bytes, bool]] = {}
         """Cookies of moves whose first half came: what moved, and whether it was fresh."""
         self.generation = -1
+        self.device = -1
 
     async def run(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
         """Watch until cancelled; see `Source.watch`.
@@ -290,9 +291,12 @@ class Watcher:
         while waiting:
             key = waiting.pop()
             path = self.root + b"/" + key if key else self.root
-            if not self.add(key, path):
-                continue
             try:
+                device = os.lstat(path).st_dev
+                if not key:
+                    self.device = device
+                if device != self.device or not self.add(key, path):
+                    continue  # another file system's changes are none of the share's
                 with os.scandir(path) as entries:
                     names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
             except OSError:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -720,6 +721,88 @@ def test_a_full_disk_leaves_the_old_file(here: Device, lab: Lab, monkeypatch: py
     assert outcomes[b"f"] == Failed(key=b"f", reason="the disk is full")
     assert here.read("f") == b"old"
     assert isinstance(outcomes[b"g"], Applied)
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_disk_that_fails_to_sync_applies_nothing(here: Device, lab: Lab, count: int) -> None:
+    drafts = [lab.file(b"%d" % number, b"new") for number in range(count)]
+    arrive(here, *drafts)
+    batch = list(here.storage.waiting.values())
+    here.source.put_content(blake3(b"new").digest(), b"new")
+    working = (here.source.applying.sync, here.source.applying.sync_one)
+    calls = []
+
+    def fail_at(which: int) -> None:
+        def sync(opened: int) -> None:
+            calls.append(opened)
+            if len(calls) == which:
+                raise OSError(errno.EIO, "Input/output error")
+
+        calls.clear()
+        here.source.applying.sync = here.source.applying.sync_one = sync
+
+    fail_at(1)
+    assert {type(outcome) for outcome in here.source.apply(batch)} == {Failed}
+    assert here.tree() == {}
+    fail_at(2)
+    assert {type(outcome) for outcome in here.source.apply(batch)} == {Failed}
+    assert len(here.tree()) == count
+    here.source.applying.sync, here.source.applying.sync_one = working
+    # What is there now is what was pending: a scan settles it.
+    here.scan()
+    assert not here.storage.waiting
+    assert not here.look()
+
+
+def test_a_name_that_differs_only_in_case_is_not_overwritten(
+    here: Device, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.write("readme", "here")
+    here.scan()
+    arrive(here, lab.file(b"README", b"new"))
+    from p2psyncd.sources.folder import replace  # noqa: PLC0415
+
+    def one_name_for_both(*_: object) -> None:
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(replace, "rename_new", one_name_for_both)
+    (outcome,) = here.apply(contents(b"new"))
+    assert outcome == Failed(key=b"README", reason="another spelling of this name is taken here already")
+    assert here.read("readme") == b"here"
+
+
+def test_a_folder_that_becomes_a_symlink_again_and_again_leads_nowhere(
+    here: Device, lab: Lab, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f").write_text("precious")
+    here.write("d/f", "base")
+    here.scan()
+    folder, hidden = here.path("d"), here.path("hidden")
+    over = threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            folder.rename(hidden)
+            folder.symlink_to(outside)
+            folder.unlink()
+            hidden.rename(folder)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for number in range(150):
+            arrive(here, lab.file(b"d/f", b"%d" % number), lab.file(b"d/%d" % number, b"new"))
+            for digest, data in contents(b"%d" % number, b"new").items():
+                here.source.put_content(digest, data)
+            batch = [here.storage.waiting[b"d/f"], here.storage.waiting[b"d/%d" % number]]
+            here.settle(here.source.apply(batch))
+    finally:
+        over.set()
+        swapper.join()
+    assert [path.name for path in outside.iterdir()] == ["f"]
+    assert (outside / "f").read_text() == "precious"
 
 
 def test_content_that_somebody_took_out_of_staging_is_asked_for_again(here: Device, lab: Lab) -> None:

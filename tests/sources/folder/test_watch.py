@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -316,6 +317,22 @@ async def test_what_the_source_applies_itself_costs_no_look_into_the_store(
     here.storage.asked = 0
     assert here.keys(*hearing.keys) == []
     assert here.storage.asked == 0
+
+
+async def test_another_file_systems_folders_are_not_watched(
+    here: Device, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.write("disk/sub/f", "x")
+    real = os.lstat
+
+    def lstat(path: bytes) -> object:
+        status = real(path)
+        return SimpleNamespace(st_dev=status.st_dev + path.endswith(b"/disk"))
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    await watched()
+    monkeypatch.undo()
+    assert set(here.source.watcher.watches) == {b""}
 
 
 def test_hints_below_a_scanned_directory_are_left_out() -> None:
