@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-
-import trio
 
 from p2psyncd.control.messages import Conflict, Event
 from p2psyncd.core.clock import Clock
 from p2psyncd.daemon.report import time_text
+from p2psyncd.daemon.signal import Signal
 from p2psyncd.store.device import DeviceStore, EventRecord
 
 __all__ = ["Journal"]
-
-log = logging.getLogger(__name__)
 
 # A follower that is this far behind loses the oldest; it sees that by the IDs.
 FOLLOWER_EVENTS_MAX = 1000
 # As many as `store.device` keeps.
 EVENTS_KEPT = 10_000
+
+
+class Follower:
+    """The events for one client, one after another and without end.
+
+    Not a generator: nobody would close that when its reader is cancelled.
+    """
+
+    def __init__(self, kept: Iterable[Event]) -> None:
+        self.waiting = deque(kept, FOLLOWER_EVENTS_MAX)
+        self.came = Signal()
+
+    def add(self, event: Event) -> None:
+        """Hand over an event; where too many wait, the oldest goes."""
+        self.waiting.append(event)
+        self.came.fire()
+
+    def __aiter__(self) -> Follower:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self.waiting:
+            await self.came.event.wait()
+        return self.waiting.popleft()
 
 
 class Journal:
@@ -30,7 +51,7 @@ class Journal:
     def __init__(self, devices: DeviceStore, clock: Clock) -> None:
         self.devices = devices
         self.clock = clock
-        self.followers: set[trio.MemorySendChannel[Event]] = set()
+        self.followers: set[Follower] = set()
 
     def tell(
         self,
@@ -45,10 +66,7 @@ class Journal:
         fields = {"message": message, "share": share, "device": device, "item": item}
         event = event_of(self.devices.append_event(kind, fields, self.clock.now_us()))
         for follower in self.followers:
-            try:
-                follower.send_nowait(event)
-            except trio.WouldBlock:
-                log.debug("follower_behind event=%d", event["id"])
+            follower.add(event)
 
     def note_resolved(self, conflict: Conflict) -> None:
         """Remember a conflict that was resolved on this device."""
@@ -71,21 +89,12 @@ class Journal:
     @asynccontextmanager
     async def follow(self, since: int) -> AsyncIterator[AsyncIterator[Event]]:
         """Open a stream of the kept events above `since`, then of those that happen."""
-        send, receive = trio.open_memory_channel[Event](FOLLOWER_EVENTS_MAX)
-        self.followers.add(send)
-        kept = self.newest(since=since, limit=FOLLOWER_EVENTS_MAX)
-
-        async def stream() -> AsyncIterator[Event]:
-            for event in kept:
-                yield event
-            async for event in receive:
-                yield event
-
+        follower = Follower(self.newest(since=since, limit=FOLLOWER_EVENTS_MAX))
+        self.followers.add(follower)
         try:
-            yield stream()
+            yield follower
         finally:
-            self.followers.discard(send)
-            send.close()
+            self.followers.discard(follower)
 
 
 def event_of(record: EventRecord) -> Event:

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from p2psyncd.daemon.executor import InlineExecutor, ThreadExecutor
-from p2psyncd.daemon.journal import Journal
+from p2psyncd.daemon.journal import FOLLOWER_EVENTS_MAX, Journal
 from p2psyncd.daemon.report import Rates, text_of_key, time_text
 from p2psyncd.daemon.signal import Signal, first_of
 from p2psyncd.store.device import DeviceStore
@@ -90,6 +90,12 @@ async def test_a_follower_gets_the_kept_events_and_then_the_new_ones(journal: Jo
     async with journal.follow(0) as stream:
         journal.tell("ready", message="new")
         got = [(await anext(stream))["message"], (await anext(stream))["message"]]
-        await stream.aclose()  # type: ignore[attr-defined]
     assert got == ["kept", "new"]
     journal.tell("ready", message="nobody follows")
+
+
+async def test_a_follower_that_is_too_slow_loses_the_oldest_and_sees_it_by_the_ids(journal: Journal) -> None:
+    async with journal.follow(0) as stream:
+        for number in range(FOLLOWER_EVENTS_MAX + 5):
+            journal.tell("ready", message=str(number))
+        assert (await anext(stream))["id"] == 6
