@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,8 +14,8 @@ import trio
 from p2psyncd.core.ids import DeviceId, ShareId
 from p2psyncd.daemon.applier import Applier, Wanted
 from p2psyncd.daemon.signal import first_of
-from p2psyncd.daemon.transfer import Held, Provider, fetch_large, fetch_small
-from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.daemon.transfer import CannotStage, Held, Provider, fetch_large, fetch_small
+from p2psyncd.errors import P2psyncError, RemoteProtocolError
 from p2psyncd.net.content import ContentClient, serve_waiting
 from p2psyncd.wire.content import BLOB_BYTES_MAX
 
@@ -26,12 +27,17 @@ T = TypeVar("T")
 # Content threads of all peers together: they wait for the network most of the time.
 CONTENT_THREADS = trio.CapacityLimiter(32)
 RETRY_S = 0.5
+# What this device could not keep (its disk is full) is asked for again after this long.
+STAGING_RETRY_S = 10.0
 # A peer that stops in the middle of an answer is given up after this long.
 STALLED_S = 60.0
 
 
 async def in_thread(sock: ssl.SSLSocket, call: Callable[[], T]) -> T:
-    """Run a blocking use of a socket; when cancelled, shut the socket down so that the thread returns."""
+    """Run a blocking use of a socket; when cancelled, shut the socket down so that the thread returns.
+
+    Raises what `call` raises, and not in a group.
+    """
 
     async def shut_down_when_cancelled() -> None:
         try:
@@ -41,14 +47,20 @@ async def in_thread(sock: ssl.SSLSocket, call: Callable[[], T]) -> T:
                 shut_down(sock)
 
     finished = False
+    failure: Exception | None = None
+    results: list[T] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shut_down_when_cancelled)
         try:
-            result = await trio.to_thread.run_sync(call, limiter=CONTENT_THREADS)
+            results.append(await trio.to_thread.run_sync(call, limiter=CONTENT_THREADS))
+        except (OSError, P2psyncError, CannotStage) as error:
+            failure = error
         finally:
             finished = True
         nursery.cancel_scope.cancel()
-    return result
+    if failure is not None:
+        raise failure
+    return results[0]
 
 
 def shut_down(sock: ssl.SSLSocket) -> None:
@@ -68,7 +80,7 @@ async def serve(sock: ssl.SSLSocket, provider: Provider) -> None:
             if not sock.pending():
                 await trio.lowlevel.wait_readable(sock)
             more = await in_thread(sock, lambda: serve_waiting(sock, provider))
-    except (OSError, RemoteProtocolError) as error:
+    except (OSError, P2psyncError) as error:
         log.info("content_connection_ended error=%r", error)
     finally:
         sock.close()
@@ -98,6 +110,8 @@ class Fetcher:
         self.connect = connect
         self.sock: ssl.SSLSocket | None = None
         self.wake = trio.Event()
+        self.not_before: dict[ShareId, float] = {}
+        """Shares that rest until this moment of trio's clock."""
 
     def progressed(self) -> None:
         """Note that the peer (or a session with it) got further."""
@@ -113,37 +127,54 @@ class Fetcher:
                 shares = self.shares()
                 events = [applier.work.event for applier, _ in shares.values()]
                 busy = False
+                now = trio.current_time()
+                self.not_before = {share: at for share, at in self.not_before.items() if at > now}
                 for share, (applier, held) in shares.items():
+                    if share in self.not_before:
+                        continue
                     batch = applier.take_batch(self.peer, large=BLOB_BYTES_MAX)
                     if batch:
                         busy = True
                         await self.fetch(share, applier, held, batch)
                 if not busy:
-                    await first_of([*events, self.wake])
+                    with trio.move_on_at(min(self.not_before.values(), default=math.inf)):
+                        await first_of([*events, self.wake])
         finally:
-            for applier, _ in self.shares().values():
-                applier.release(self.peer)
-            if self.sock is not None:
-                self.sock.close()
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the connection: what is under way on it will not be read."""
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
 
     async def fetch(self, share: ShareId, applier: Applier, held: Held, batch: list[Wanted]) -> None:
         """Fetch one batch; what does not come is given back."""
-        missing: list[bytes] = [wanted.digest for wanted in batch]
         try:
             if self.sock is None:
                 self.sock = await self.connect()
                 self.sock.settimeout(STALLED_S)
             sock = self.sock
             missing = await in_thread(sock, lambda: self.fetch_blocking(sock, share, applier, held, batch))
-        except (OSError, RemoteProtocolError) as error:
+        except CannotStage as trouble:
+            log.warning("staging_failed share=%s error=%s", share.hex()[:8], trouble)
+            self.hang_up()
+            self.not_before[share] = trio.current_time() + STAGING_RETRY_S
+            applier.failures.update(
+                (one.item.key, str(trouble)) for wanted in batch for one in wanted.pending
+            )
+            applier.release(self.peer)
+        except (OSError, P2psyncError) as error:
             log.info("fetch_failed peer=%s error=%r", self.name, error)
-            if self.sock is not None:
-                self.sock.close()
-                self.sock = None
+            self.hang_up()
             applier.release(self.peer)
             if isinstance(error, RemoteProtocolError):
-                applier.missing(self.peer, missing)
+                applier.missing(self.peer, [wanted.digest for wanted in batch])
             await trio.sleep(RETRY_S)
+        except BaseException:
+            # Cancelled: the session may be gone from `shares` by now, and nobody else would give it back.
+            applier.release(self.peer)
+            raise
         else:
             applier.missing(self.peer, missing)
 
@@ -155,6 +186,8 @@ class Fetcher:
         def note(digests: list[bytes]) -> None:
             trio.from_thread.run_sync(applier.arrived, digests)
 
+        if not held.has_room(sum(wanted.size for wanted in batch)):
+            raise CannotStage("The disk is nearly full; it is fetched when there is room")
         client = ContentClient(sock)
         first = batch[0]
         if first.size > BLOB_BYTES_MAX:

@@ -5,6 +5,7 @@ Discovery and remembered addresses only say where a device may be; who it is say
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import ssl
@@ -46,6 +47,8 @@ REFUSED_BACKOFF_S = 30.0
 # When both see each other at once, the device with the greater ID lets the other one dial first.
 COURTESY_S = 0.3
 CONTENT_DIAL_S = 10.0
+# Content connections that a peer has dialled and nobody has taken yet: it dials one when it is asked to.
+CONTENTS_WAITING_MAX = 4
 # First byte of a content connection, sent by the side that dialled: who will ask on it.
 DIALLER_ASKS, DIALLER_ANSWERS = b"A", b"B"
 
@@ -278,6 +281,8 @@ class Mesh:
             except ProtocolTooOld as old:
                 self.note_trouble(state, old.message)
                 return
+            if self.peers.get(link.peer) is not state or state.record.paused:
+                return  # removed or paused while it greeted
             if not self.prefers(state, link, greeting.instance):
                 started = state.link is not None
                 return
@@ -297,6 +302,8 @@ class Mesh:
         except* RemoteProtocolError as group:
             for error in group.exceptions:
                 log.warning("connection_refused address=%s error=%s", link.remote, error)
+        except* P2psyncError as group:
+            log.error("connection_failed address=%s error=%r", link.remote, group.exceptions)  # noqa: TRY400  (the errors say it all)
         finally:
             task_status.started(started)
             with trio.move_on_after(1, shield=True):
@@ -319,6 +326,7 @@ class Mesh:
 
     def connected(self, state: PeerState, link: PeerLink) -> None:
         """Note a new connection."""
+        self.close_contents(state)  # what the one before left
         state.link = link
         state.trouble = None
         now = self.clock.now_us()
@@ -375,11 +383,13 @@ class Mesh:
     # Content connections
 
     async def open_content(self, state: PeerState, link: PeerLink) -> ssl.SSLSocket:
-        """Open a content connection on which we ask; the side that dialled the link dials it."""
+        """Open a content connection on which we ask; the side that dialled the link dials it.
+
+        Raises:
+            OSError: There is none to be had.
+        """
         if not link.inbound:
-            stream = await self.dial_content(state, link)
-            await stream.send_all(DIALLER_ASKS)
-            return stream.detach_blocking()
+            return (await self.dial_content(state, link, DIALLER_ASKS)).detach_blocking()
         link.ask_content()
         with trio.move_on_after(CONTENT_DIAL_S):
             while not state.contents:
@@ -388,16 +398,32 @@ class Mesh:
             return state.contents.pop(0)
         raise OSError("the peer opened no content connection")
 
-    async def dial_content(self, state: PeerState, link: PeerLink) -> TlsStream:
-        """Dial a content connection to where the link goes."""
-        return await dial(
-            link.address,
-            self.identity,
-            state.record.certificate,
-            CONTENT_ALPN,
-            timeout_s=DIAL_S,
-            policy=self.policy,
-        )
+    async def dial_content(self, state: PeerState, link: PeerLink, role: bytes) -> TlsStream:
+        """Dial a content connection to where the link goes, and say who will ask on it.
+
+        Raises:
+            OSError: Nobody answers there, or the peer refuses (it has removed this device just now).
+        """
+        try:
+            stream = await dial(
+                link.address,
+                self.identity,
+                state.record.certificate,
+                CONTENT_ALPN,
+                timeout_s=DIAL_S,
+                policy=self.policy,
+            )
+        except P2psyncError as refused:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, refused.message) from refused
+        try:
+            await stream.send_all(role)
+        except BaseException as error:
+            with trio.move_on_after(1, shield=True):
+                await stream.aclose()
+            if isinstance(error, trio.BrokenResourceError):
+                raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+            raise
+        return stream
 
     def content_wanted(self, device: DeviceId) -> None:
         """Dial a content connection on which the peer asks."""
@@ -410,9 +436,8 @@ class Mesh:
         if state is None or state.link is None:
             return
         try:
-            stream = await self.dial_content(state, state.link)
-            await stream.send_all(DIALLER_ANSWERS)
-        except (OSError, P2psyncError, trio.TooSlowError, trio.BrokenResourceError) as error:
+            stream = await self.dial_content(state, state.link, DIALLER_ANSWERS)
+        except OSError as error:
             log.info("content_dial_failed peer=%s error=%r", state.record.name, error)
             return
         await self.serve_content(state, stream)
@@ -423,7 +448,8 @@ class Mesh:
         role = b""
         with trio.move_on_after(CONTENT_DIAL_S):
             role = await stream.receive_some(1)
-        if state is None or state.link is None or role not in {DIALLER_ASKS, DIALLER_ANSWERS}:
+        full = state is not None and len(state.contents) >= CONTENTS_WAITING_MAX
+        if state is None or state.link is None or role not in {DIALLER_ASKS, DIALLER_ANSWERS} or full:
             await stream.aclose()
         elif role == DIALLER_ASKS:
             await self.serve_content(state, stream)
@@ -437,6 +463,7 @@ class Mesh:
         if link is None:
             await stream.aclose()
             return
+        sock = stream.detach_blocking()
         provider = Provider(lambda: {s: held for s, (_, held) in self.fetches_from(link).items()})
         async with trio.open_nursery() as nursery:
 
@@ -448,7 +475,7 @@ class Mesh:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(until_gone)
-            await serve(stream.detach_blocking(), provider)
+            await serve(sock, provider)
             nursery.cancel_scope.cancel()
 
     def close_contents(self, state: PeerState) -> None:

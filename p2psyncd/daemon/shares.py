@@ -11,6 +11,7 @@ from pathlib import Path
 import trio
 
 from p2psyncd.core.clock import Clock
+from p2psyncd.core.guard import has_room
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.daemon.config import Config
 from p2psyncd.daemon.executor import Executor
@@ -324,6 +325,7 @@ class Shares:
             source=source,
             chunker=chunks_of,
             sent=sent.count,
+            has_room=lambda size: has_room(*source.free_bytes(), size),
         )
         return RunningShare(
             record=record,

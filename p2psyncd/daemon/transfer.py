@@ -16,11 +16,15 @@ from p2psyncd.net.content import ContentClient, Readable
 from p2psyncd.sources.source import ContentReader, ContentWriter, Source
 from p2psyncd.wire.content import CHUNK_ENTRY_BYTES
 
-__all__ = ["Held", "Provider", "Sent", "fetch_large", "fetch_small"]
+__all__ = ["CannotStage", "Held", "Provider", "Sent", "fetch_large", "fetch_small"]
 
 CHUNK_HASH_BYTES = 16
 # Tell the applier after this many small contents, so that applying overlaps with fetching.
 STAGED_PER_NOTE = 250
+
+
+class CannotStage(Exception):
+    """What came cannot be kept on this device (its disk is full, say): no peer is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,9 @@ class Held:
     source: Source
     chunker: Callable[[ContentReader], bytes]
     sent: Callable[[int], None]
-    """Counts a content that was given away, by its bytes."""
+    """Counts a content that was given away, by the bytes that were read of it."""
+    has_room: Callable[[int], bool]
+    """Whether the disk has room for so many bytes more."""
 
 
 class Sent:
@@ -50,6 +56,27 @@ class Sent:
             self.size += size
 
 
+class Given:
+    """A content that is being given to a peer, and how much of it was."""
+
+    def __init__(self, reader: ContentReader, sent: Callable[[int], None]) -> None:
+        self.reader = reader
+        self.size = reader.size
+        self.unchanged = reader.unchanged
+        self.sent = sent
+        self.read = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes; OSError if there are fewer."""
+        self.read += length
+        return self.reader.read_at(offset, length)
+
+    def close(self) -> None:
+        """Release it, and count it."""
+        self.reader.close()
+        self.sent(self.read)
+
+
 class Provider:
     """Finds the contents that a peer asks for: only in shares that it is a member of."""
 
@@ -59,14 +86,14 @@ class Provider:
     def open(self, share: ShareId, digest: bytes) -> Readable | None:
         """Open a content; None if the share is none of the peer's or holds no such content now."""
         held = self.shares().get(share)
-        return None if held is None else self.reader(held, digest)
+        reader = None if held is None else self.reader(held, digest)
+        return None if held is None or reader is None else Given(reader, held.sent)
 
     def reader(self, held: Held, digest: bytes) -> ContentReader | None:
         """Open a content of a share."""
         for stored in held.with_digest(digest):
             reader = held.source.reader(stored)
             if reader is not None:
-                held.sent(reader.size)
                 return reader
         return None
 
@@ -90,6 +117,28 @@ class Provider:
             reader.close()
 
 
+class KeptWriter:
+    """A writer whose troubles are told from the connection's."""
+
+    def __init__(self, writer: ContentWriter) -> None:
+        self.writer = writer
+        self.abandon = writer.abandon
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Write bytes at an offset; CannotStage if that fails."""
+        try:
+            self.writer.write_at(offset, data)
+        except OSError as error:
+            raise CannotStage(error.strerror or str(error)) from error
+
+    def commit(self) -> None:
+        """Verify the whole and stage it; CannotStage if that fails."""
+        try:
+            self.writer.commit()
+        except OSError as error:
+            raise CannotStage(error.strerror or str(error)) from error
+
+
 def fetch_small(
     client: ContentClient,
     share: ShareId,
@@ -105,6 +154,10 @@ def fetch_small(
         digests: Which.
         source: Where they go.
         note: Told now and then which are staged.
+
+    Raises:
+        CannotStage: They cannot be written here.
+        RemoteProtocolError, OSError: The peer, or the connection to it, failed.
     """
     missing: list[bytes] = []
     staged: list[bytes] = []
@@ -112,7 +165,10 @@ def fetch_small(
         if data is None:
             missing.append(digest)
             continue
-        source.put_content(digest, data)
+        try:
+            source.put_content(digest, data)
+        except OSError as error:
+            raise CannotStage(error.strerror or str(error)) from error
         staged.append(digest)
         if len(staged) >= STAGED_PER_NOTE:
             note(staged)
@@ -175,6 +231,17 @@ def copy_known_chunks(
     return ranges
 
 
+def chunks_here(held: Held, base: Stored, reader: ContentReader) -> bytes | None:
+    """Return the packed chunk list of a file of ours; None if it is being edited."""
+    known = held.chunk_list(base.item.digest)
+    if known is not None:
+        return known
+    try:
+        return held.chunker(reader)
+    except OSError:
+        return None
+
+
 def plan_ranges(
     client: ContentClient,
     share: ShareId,
@@ -193,9 +260,9 @@ def plan_ranges(
     if reader is None:
         return whole
     try:
-        known = held.chunk_list(base.item.digest)
+        known = chunks_here(held, base, reader)
         if known is None:
-            known = held.chunker(reader)
+            return whole
         packed = client.chunk_list(share, digest)
         if packed is None:
             return None
@@ -213,8 +280,15 @@ def fetch_large(
     """Fetch one large content into staging; return whether the peer has got it.
 
     Only chunks travel that the file to be replaced has not. The whole is verified before it counts.
+
+    Raises:
+        CannotStage: It cannot be written here.
+        RemoteProtocolError, OSError: The peer, or the connection to it, failed.
     """
-    writer = held.source.writer(digest, size)
+    try:
+        writer = KeptWriter(held.source.writer(digest, size))
+    except OSError as error:
+        raise CannotStage(error.strerror or str(error)) from error
     done = False
     try:
         ranges = plan_ranges(
