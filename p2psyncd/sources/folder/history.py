@@ -169,7 +169,9 @@ class History:
                         Version(
                             key=key,
                             version=version,
-                            replaced_us=replaced_us,
+                            # The name tells the second; within it, the move into history told the inode.
+                            replaced_us=replaced_us
+                            + min(max(status.st_ctime_ns // 1000 - replaced_us, 0), 999_999),
                             size=status.st_size,
                             mtime_ns=status.st_mtime_ns,
                         )
