@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from p2psyncd.core.ids import ACTOR_ID_BYTES, DEVICE_ID_BYTES, ActorId, DeviceId
-from p2psyncd.core.item import DIGEST_BYTES, Item, Kind
+from p2psyncd.core.item import DIGEST_BYTES, HLC_MAX, Item, Kind
 from p2psyncd.core.version import EMPTY_VECTOR, SEQ_MAX, Dot, pack_vector, unpack_vector
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.wire.codec import take_bytes, take_list
@@ -101,7 +101,7 @@ def unpack_record(record: object, actors: Sequence[tuple[ActorId, DeviceId | Non
         and type(seq) is int
         and 0 <= seq <= SEQ_MAX
         and type(hlc) is int
-        and 0 <= hlc <= SEQ_MAX
+        and 0 <= hlc <= HLC_MAX
         and type(flat) is list
         and len(flat) <= 2 * len(actors)
     ):

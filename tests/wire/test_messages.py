@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
-from p2psyncd.core.item import Item, Kind
+from p2psyncd.core.item import HLC_MAX, Item, Kind
 from p2psyncd.core.version import Dot, pack_vector
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.wire.messages import (
@@ -57,7 +57,7 @@ def items(draw: st.DrawFn) -> Item:
         meta=draw(st.binary(max_size=40)),
         dot=Dot(actor, draw(seqs)),
         vector=pack_vector(others),
-        hlc=draw(seqs),
+        hlc=draw(st.integers(0, HLC_MAX)),
     )
 
 
@@ -209,3 +209,21 @@ def test_a_rename_of_a_thousand_files_is_small() -> None:
             )
         )
     assert len(encode_message(Delta(share=SHARE, items=tuple(moved)))) < 200_000
+
+
+def test_a_time_that_leaves_no_room_to_write_on_top_of_it_is_refused() -> None:
+    def delta(hlc: int) -> bytes:
+        item = Item(
+            key=b"k",
+            kind=Kind.DIRECTORY,
+            digest=b"",
+            size=0,
+            meta=b"",
+            dot=Dot(ActorId(b"a" * 8), 1),
+            hlc=hlc,
+        )
+        return encode_message(Delta(share=ShareId(b"s" * 16), items=(item,), devices=(), repair=False))
+
+    decode_message(delta(HLC_MAX))
+    with pytest.raises(RemoteProtocolError, match="wrong field"):
+        decode_message(delta(HLC_MAX + 1))
