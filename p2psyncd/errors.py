@@ -40,6 +40,7 @@ __all__ = [
     "ShareExists",
     "ShareHeld",
     "StateCorrupt",
+    "StateRestored",
     "StateTooNew",
     "TimedOut",
     "WrongCode",
@@ -257,6 +258,12 @@ class RemoteProtocolError(P2psyncError):
     """The other device sent something that is not allowed. Both should run the same version of p2psyncd."""
 
     wire_code = "protocol"
+
+
+class StateRestored(RemoteProtocolError):
+    """This device's state is older than what others have seen of it: a backup was put back. Nothing is exchanged; remove the share here (the files stay) and accept it again: they merge."""
+
+    wire_code = "state_restored"
 
 
 class ProtocolTooOld(RemoteProtocolError):

@@ -10,21 +10,27 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import trio
 
 from p2psyncd import PROTOCOL_VERSION
 from p2psyncd.core.ids import DeviceId, ShareId
+from p2psyncd.core.version import unpack_vector
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.signal import Signal
-from p2psyncd.errors import ProtocolTooOld, RemoteProtocolError
+from p2psyncd.errors import P2psyncError, ProtocolTooOld, RemoteProtocolError, StateRestored
 from p2psyncd.net.transport import Link
 from p2psyncd.wire.messages import (
+    Closed,
+    Delta,
+    Done,
     Greeting,
     Hello,
     Introductions,
+    Know,
     Message,
     Offer,
     Offers,
@@ -48,6 +54,10 @@ QUEUE_BYTES_MAX = 32 * 1024 * 1024
 # DESIGN: keep-alive 15 s. A peer that is silent for twice that is gone.
 PING_S = 15.0
 SILENT_S = 2 * PING_S
+# A session that failed is tried again after this long; both sides may have got further by then.
+SESSION_RETRY_S = 30.0
+# Hellos for shares that have no session here yet: more than anybody has shares that are about to start.
+EARLY_MAX = 256
 GREETING_S = 10.0
 
 
@@ -56,6 +66,10 @@ class PeerEvents(Protocol):
 
     def replicas_for(self, device: DeviceId) -> Sequence[Replica]:
         """Return the replicas that this device shares with a peer and that can exchange now."""
+        ...
+
+    def session_failed(self, device: DeviceId, share: ShareId, trouble: str) -> None:
+        """Note that the session of a share ended by an error."""
         ...
 
     def member(self, share: ShareId, device: DeviceId) -> None:
@@ -146,6 +160,12 @@ class PeerLink:
         self.offers: dict[ShareId, Offer] = {}
         self.drivers: dict[ShareId, SessionDriver] = {}
         self.early: dict[ShareId, Hello] = {}
+        self.failures: dict[ShareId, str] = {}
+        """Why the last session of a share failed."""
+        self.resting: set[ShareId] = set()
+        """Shares whose session failed a moment ago."""
+        self.handing_over = False
+        """Whether the reader waits for a session to take a message in."""
         self.refresh = Signal()
         self.progressed: Callable[[], None] = lambda: None
         self.scope = trio.CancelScope()
@@ -225,7 +245,7 @@ class PeerLink:
         """Ping a silent peer; give up on one that stays silent."""
         while True:
             silent = trio.current_time() - self.heard_s
-            if silent >= SILENT_S:
+            if silent >= SILENT_S and not self.handing_over:
                 log.info("peer_silent peer=%s", self.greeting.name)
                 self.scope.cancel()
                 return
@@ -265,6 +285,8 @@ class PeerLink:
                     raise RemoteProtocolError("A second greeting came")
                 case _:
                     await self.dispatch(message, nursery)
+                    # Not silent: we did not listen.
+                    self.heard_s = trio.current_time()
 
     async def dispatch(self, message: ShareMessage, nursery: trio.Nursery) -> None:
         """Hand a message to its share's session."""
@@ -274,14 +296,24 @@ class PeerLink:
             driver.abandon("the peer began anew")
             driver = None
         if driver is None:
-            if isinstance(message, Hello):
+            if isinstance(message, Hello) and (message.share in self.early or len(self.early) < EARLY_MAX):
                 self.early[message.share] = message
                 self.open_sessions(nursery)
+            elif isinstance(message, Closed):
+                self.early.pop(message.share, None)
             return  # what was under way when a session ended here
+        try:
+            refuse_restored(driver.replica, message)
+        except RemoteProtocolError as error:
+            self.fail(driver, error, nursery)
+            return
+        self.handing_over = True
         try:
             await driver.outbox.send(message)
         except trio.BrokenResourceError:
             return  # the session ended while this message waited for room in its inbox
+        finally:
+            self.handing_over = False
 
     # Sessions
 
@@ -292,7 +324,8 @@ class PeerLink:
             self.close_session(share, "not shared now")
         for replica in replicas:
             share = replica.share
-            if share in self.drivers or replica.phase not in {Phase.READY, Phase.SCANNING}:
+            ready = replica.phase in {Phase.READY, Phase.SCANNING}
+            if share in self.drivers or share in self.resting or not ready:
                 continue
             if share in self.offers or share in self.early:
                 self.events.member(share, self.device)
@@ -301,27 +334,55 @@ class PeerLink:
                     self,
                     ours=self.us.device,
                     peer=self.device,
-                    on_progress=self.advance,
+                    on_progress=partial(self.advance, share),
                 )
                 self.drivers[share] = driver
                 hello = self.early.pop(share, None)
                 if hello is not None:
+                    try:
+                        refuse_restored(replica, hello)
+                    except RemoteProtocolError as error:
+                        self.fail(driver, error, nursery)
+                        continue
                     driver.outbox.send_nowait(hello)
-                nursery.start_soon(self.run_session, driver)
+                nursery.start_soon(self.run_session, driver, nursery)
 
-    async def run_session(self, driver: SessionDriver) -> None:
-        """Run one session to its end."""
+    async def run_session(self, driver: SessionDriver, nursery: trio.Nursery) -> None:
+        """Run one session to its end; what goes wrong in it ends neither the other sessions nor the link."""
         share = driver.replica.share
         try:
             reason = await driver.run()
             log.debug("session_ended peer=%s share=%s reason=%s", self.greeting.name, share.hex()[:8], reason)
+        except* (OSError, P2psyncError) as group:
+            self.fail(driver, first_of_group(group), nursery)
         finally:
             if self.drivers.get(share) is driver:
                 del self.drivers[share]
             self.progressed()
 
-    def advance(self) -> None:
+    def fail(self, driver: SessionDriver, error: Exception, nursery: trio.Nursery) -> None:
+        """End a session for an error; it is tried again a little later."""
+        share = driver.replica.share
+        if self.drivers.get(share) is driver:
+            del self.drivers[share]
+        driver.close(type(error).__name__)
+        self.failures[share] = str(error)
+        self.resting.add(share)
+        self.events.session_failed(self.device, share, str(error))
+        nursery.start_soon(self.retry, share, nursery)
+        self.progressed()
+
+    async def retry(self, share: ShareId, nursery: trio.Nursery) -> None:
+        """Open a session again, after a rest."""
+        await trio.sleep(SESSION_RETRY_S)
+        self.resting.discard(share)
+        self.open_sessions(nursery)
+
+    def advance(self, share: ShareId) -> None:
         """Tell whoever fetches from this peer that it got further."""
+        driver = self.drivers.get(share)
+        if share in self.failures and driver is not None and driver.session.agreed_root is not None:
+            del self.failures[share]  # it went well this time
         self.progressed()
 
     def ask_content(self) -> None:
@@ -338,6 +399,33 @@ class PeerLink:
         """End the connection."""
         self.closed = True
         self.scope.cancel()
+
+
+def refuse_restored(replica: Replica, message: ShareMessage) -> None:
+    """Refuse a peer that knows of more writes of ours than we know of ourselves.
+
+    Taking that in would hide from everyone what this device writes next under those numbers.
+
+    Raises:
+        StateRestored: It does: an older state was put back here.
+        RemoteProtocolError: Its knowledge cannot be read.
+    """
+    actor = replica.standing.actor
+    match message:
+        case Hello() | Know() | Done():
+            theirs = unpack_vector(message.knowledge).get(actor, -1) if message.knowledge else -1
+        case Delta():
+            theirs = max((item.dot.seq for item in message.items if item.dot.actor == actor), default=-1)
+        case _:
+            return
+    if theirs > replica.standing.knowledge.get(actor, -1):
+        raise StateRestored
+
+
+def first_of_group(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the first error in a group, however deep."""
+    first = group.exceptions[0]
+    return first_of_group(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def shape(offers: Offers) -> list[tuple[ShareId, str, str]]:

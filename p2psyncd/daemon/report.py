@@ -85,6 +85,16 @@ def drivers_of(mesh: Mesh, share: RunningShare) -> list[tuple[PeerState, Session
     return found
 
 
+def session_troubles(mesh: Mesh, share: RunningShare) -> list[tuple[PeerState, str]]:
+    """Return why sessions of a share with connected peers failed."""
+    found = []
+    for state in mesh.peers.values():
+        trouble = state.link.failures.get(share.replica.share) if state.link is not None else None
+        if trouble is not None:
+            found.append((state, trouble))
+    return found
+
+
 def share_state(share: RunningShare) -> tuple[ShareState, str | None]:
     """Return the state and the reason for it."""
     replica = share.replica
@@ -105,11 +115,15 @@ def share_state(share: RunningShare) -> tuple[ShareState, str | None]:
             return "error", replica.reason
 
 
-def share_errors(share: RunningShare) -> list[ItemError]:
-    """Return what could not be read or applied."""
+def share_errors(share: RunningShare, mesh: Mesh) -> list[ItemError]:
+    """Return what could not be read or applied, and with whom nothing can be exchanged."""
     replica = share.replica
     together = {**replica.errors, **share.applier.failures}
-    return [
+    troubles = [
+        ItemError(item="", error=f"{state.record.name}: {trouble}")
+        for state, trouble in session_troubles(mesh, share)
+    ]
+    return troubles + [
         ItemError(item=text_of_key(key), error=reason)
         for key, reason in sorted(together.items())[:ERRORS_SHOWN_MAX]
     ]
@@ -144,7 +158,7 @@ def share_status(share: RunningShare, mesh: Mesh, rates: tuple[float, float]) ->
         need_items=totals.pending_items,
         need_bytes=totals.pending_size,
         conflicts=totals.conflicts,
-        errors=share_errors(share),
+        errors=share_errors(share, mesh),
         peers=peers,
         rate_items_s=rates[0],
         rate_bytes_s=rates[1],
@@ -221,6 +235,15 @@ def missing_of(share: RunningShare, mesh: Mesh, least: int) -> str:
     totals = share.replica.totals
     if totals.pending_items:
         return f"{name} needs {totals.pending_items} items ({totals.pending_size} bytes)"
+    return missing_at_peers(share, mesh, least)
+
+
+def missing_at_peers(share: RunningShare, mesh: Mesh, least: int) -> str:
+    """Return what keeps connected peers from being equal to this device, in words; empty if nothing does."""
+    name = share.record.name
+    troubles = session_troubles(mesh, share)
+    if troubles:
+        return f"{name}: {troubles[0][0].record.name}: {troubles[0][1]}"
     drivers = drivers_of(mesh, share)
     for peer_state, driver in drivers:
         peer = driver.session.peer

@@ -108,6 +108,8 @@ class Supervisor:
             port=lambda: self.mesh.ports[0] if self.mesh.ports else 0,
         )
         self.before_pairing: dict[DeviceId, PeerRecord | None] = {}
+        self.session_troubles: dict[tuple[DeviceId, ShareId], str] = {}
+        """What was said last about a peer's session of a share."""
         self.discovery: Discovery | None = None
 
     # Running
@@ -259,6 +261,17 @@ class Supervisor:
         shares = self.shares.for_device(state.record)
         return {share.replica.share: (share.applier, share.held) for share in shares}
 
+    def session_failed(self, device: DeviceId, share: ShareId, trouble: str) -> None:
+        """Say once that a session ended by an error."""
+        if self.session_troubles.get((device, share)) == trouble:
+            return
+        self.session_troubles[device, share] = trouble
+        running = self.shares.running.get(share)
+        name = running.record.name if running is not None else share.hex()[:8]
+        peer = self.mesh.describe(device)
+        log.warning("session_failed peer=%s share=%s error=%s", peer, name, trouble)
+        self.journal.tell("session_failed", share=name, device=peer, message=trouble)
+
     def member(self, share: ShareId, device: DeviceId) -> None:
         """Note that a peer holds a share: then devices that it introduced may have it too."""
         if self.shares.note_member(share, device):
@@ -297,6 +310,8 @@ class Supervisor:
         introducer = self.mesh.describe(by)
         for device, when_us in introductions.removed:
             state = self.mesh.peers.get(device)
+            if state is not None and state.record.introduced_by is None and state.record.paired_us > when_us:
+                continue  # paired by code since then
             if self.devices.removed(device) is None:
                 self.devices.put_removal(device, when_us, by, everywhere=True)
             if state is not None and state.record.introduced_by is not None:
