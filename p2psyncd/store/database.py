@@ -51,6 +51,10 @@ class Translation:
                 raise OSError(errno.ENOSPC, "No space left for the state database", self.path) from error
             case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
                 raise HomeUnusable(f"{self.path} cannot be opened for writing") from error
+            case apsw.IOError() | apsw.BusyError():
+                raise OSError(errno.EIO, f"The state database failed ({error})", self.path) from error
+            case apsw.ConnectionClosedError():
+                raise OSError(errno.EBADF, "The state database is closed", self.path) from error
             case _:
                 pass
 
