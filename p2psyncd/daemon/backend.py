@@ -53,7 +53,6 @@ from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.signal import first_of
 from p2psyncd.errors import (
     BadRequest,
-    CodeExpired,
     NoSuchDevice,
     NoSuchOffer,
     PairingFailed,
@@ -147,7 +146,14 @@ class DaemonBackend:
         finally:
             with trio.CancelScope(shield=True):
                 await self.pair_cancel(code)
-        return self.row(self.daemon.mesh.peers[peer.device])
+        return self.paired_row(peer.device)
+
+    def paired_row(self, device: DeviceId) -> Device:
+        """Return a device that was just paired."""
+        state = self.daemon.mesh.peers.get(device)
+        if state is None:
+            raise PairingFailed("The pairing was undone at once")
+        return self.row(state)
 
     async def pair_cancel(self, code: str) -> None:
         """Withdraw a code."""
@@ -181,7 +187,7 @@ class DaemonBackend:
             if timeout_s is not None:
                 raise TimedOut("The other device was not found") from None
             raise PairingFailed("No device that shows this code was found") from None
-        return self.row(daemon.mesh.peers[peer.device])
+        return self.paired_row(peer.device)
 
     async def find_nameplate(self, nameplate: str) -> list[str]:
         """Return the addresses of the device whose mDNS record shows this number."""
@@ -198,9 +204,7 @@ class DaemonBackend:
             while True:
                 changed = mesh.changed.event
                 state = mesh.peers.get(device)
-                if state is None:
-                    raise CodeExpired("The pairing was undone at once")
-                if state.link is not None:
+                if state is None or state.link is not None:
                     return
                 await changed.wait()
 
@@ -235,7 +239,7 @@ class DaemonBackend:
         device = state.record.device
         if state.link is not None:
             state.link.post(Removed())
-            with trio.move_on_after(1.0):
+            with trio.move_on_after(1.0, shield=True):
                 await state.link.drained()
         daemon.devices.put_removal(
             device, daemon.clock.now_us(), daemon.identity.device, everywhere=everywhere
@@ -340,11 +344,17 @@ class DaemonBackend:
     async def share_rescan(self, name: str) -> ShareStatus:
         """Scan a share in full."""
         share = self.daemon.shares.named(name)
+        if share.replica.phase is Phase.PAUSED:
+            raise BadRequest(f"{name} is paused; `p2psync share resume {name}` looks for changes as well")
         await share.detect()
         return self.share_row(share)
 
     async def share_remove(self, name: str) -> ShareStatus:
         """Forget a share and leave its data."""
+        for record, reason in self.daemon.shares.broken.values():
+            if name in {record.name, record.id.hex()}:
+                await self.daemon.shares.remove_broken(record)
+                return health.broken_row(record, reason)
         share = self.daemon.shares.named(name)
         row = self.share_row(share)
         await self.daemon.shares.remove(share)
@@ -356,8 +366,6 @@ class DaemonBackend:
         share = self.daemon.shares.named(name)
         if share.replica.phase is not Phase.HELD:
             raise BadRequest(f"{name} is not held")
-        if not share.replica.held_deletions:
-            raise ShareHeld(f"{name}: {share.replica.reason}. Approving cannot mend this")
         await share.approve()
         return self.share_row(share)
 
@@ -377,8 +385,14 @@ class DaemonBackend:
                     if one.replica.phase is not Phase.PAUSED:
                         await one.detect()
                 while missing:
+                    shares = self.chosen(share)  # one may have been paused, resumed or removed meanwhile
                     events = [one.replica.signal.event for one in shares] + [self.daemon.mesh.changed.event]
                     missing = [text for one in shares if (text := missing_of(one, self.daemon.mesh, peers))]
+                    if share is None:
+                        broken = self.daemon.shares.broken.values()
+                        missing += [
+                            f"{record.name} could not be opened ({reason})" for record, reason in broken
+                        ]
                     for one in shares:
                         if one.replica.phase is Phase.HELD:
                             raise ShareHeld(f"{one.record.name}: {one.replica.reason}")

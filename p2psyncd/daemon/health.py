@@ -107,8 +107,11 @@ def share_checks(record: ShareRecord, phase: Phase, reason: str) -> list[Check]:
             fatal=held,
         )
     ]
-    if Path(record.path).exists():
+    try:
         free = shutil.disk_usage(record.path).free
+    except OSError as error:
+        found.append(check(f"disk of {record.name}", f"{error.strerror}: {record.path}", "Mount it", fine=""))
+    else:
         found.append(
             check(
                 f"disk of {record.name}",

@@ -90,6 +90,8 @@ class RunningShare:
         self.noted_filesystem: int | None = None
         self.busy = trio.Lock()
         """Held while hints are being worked on: whoever has it knows that none are half done."""
+        self.watched = trio.Event()
+        """Set once the watch is up, or is known to be impossible for now."""
         self.scope = trio.CancelScope()
         self.done = trio.Event()
 
@@ -100,7 +102,8 @@ class RunningShare:
                 if self.record.paused:
                     self.replica.enter(Phase.PAUSED, "paused by `p2psync share pause`")
                     await trio.sleep_forever()
-                await self.live()
+                while True:
+                    await self.live_on()
         finally:
             with trio.CancelScope(shield=True):
                 async with self.replica.lock:
@@ -112,18 +115,32 @@ class RunningShare:
         self.catalogue.close()
         self.store.close()
 
+    async def live_on(self) -> None:
+        """Live until something fails that is not one item's (the disk under the state, say); then rest.
+
+        One share's trouble must not end the others'.
+        """
+        try:
+            await self.live()
+        except* (OSError, P2psyncError) as group:
+            self.hold(Phase.ERROR, "; ".join(str(error) for error in leaves(group)))
+        await trio.sleep(RETRY_S)
+
     async def live(self) -> None:
         """Watch, scan once in full, then follow the hints."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.watch)
             self.hints.add(EVERYTHING)
+            self.watched = trio.Event()
+            nursery.start_soon(self.watch)
+            # A change between the scan of a folder and its watch would be seen by neither.
+            await self.watched.wait()
             nursery.start_soon(self.capture)
             nursery.start_soon(self.come_back)
             nursery.start_soon(give_back_after_work, self.replica, self.executor)
             nursery.start_soon(self.applier.run)
             nursery.start_soon(self.keep_history)
-            if self.scan_interval_s:
-                nursery.start_soon(self.rescan_now_and_then)
+            nursery.start_soon(self.rescan_now_and_then)
+            nursery.start_soon(self.tell_phases)
 
     async def watch(self) -> None:
         """Gather hints; where watching is impossible, say so and rely on scans."""
@@ -131,8 +148,10 @@ class RunningShare:
             try:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self.watching)
+                    self.watched.set()
             except* (OSError, P2psyncError) as group:
                 log.warning("watch_failed share=%s error=%r", self.record.name, group.exceptions)
+            self.watched.set()
             await trio.sleep(RETRY_S)
             self.notice(EVERYTHING)
 
@@ -158,10 +177,13 @@ class RunningShare:
         """Work off the hints gathered so far."""
         async with self.busy:
             dirty = self.hints.take()
-            if not dirty.keys and not dirty.subtrees:
+            if self.replica.phase is Phase.PAUSED or (not dirty.keys and not dirty.subtrees):
                 return
             if self.replica.phase in {Phase.HELD, Phase.ERROR}:
                 dirty = EVERYTHING
+            if b"" in dirty.subtrees:
+                # This scan decides anew; what an earlier one found gone may be back.
+                self.replica.held_deletions = []
             try:
                 await self.replica.scan(dirty)
                 await self.note_filesystem()
@@ -169,6 +191,10 @@ class RunningShare:
                 self.hold(Phase.HELD, held.detail or held.message)
             except (OSError, P2psyncError) as error:
                 self.hold(Phase.ERROR, str(error))
+            except trio.Cancelled:
+                # Who asked went away in the middle; what was to be looked at still is.
+                self.notice(dirty)
+                raise
             else:
                 if self.replica.phase is not Phase.READY:
                     self.replica.enter(Phase.READY)
@@ -208,18 +234,33 @@ class RunningShare:
         """Scan in full at intervals: what no event told, and what held the share, is seen then."""
         last = trio.current_time()
         while True:
-            await trio.sleep(min(RETRY_S, self.scan_interval_s))
+            await trio.sleep(min(RETRY_S, self.scan_interval_s or RETRY_S))
             stuck = self.replica.phase in {Phase.HELD, Phase.ERROR}
-            if stuck or trio.current_time() - last >= self.scan_interval_s:
+            due = self.scan_interval_s > 0 and trio.current_time() - last >= self.scan_interval_s
+            if stuck or due:
                 last = trio.current_time()
                 self.notice(EVERYTHING)
+
+    async def tell_phases(self) -> None:
+        """Let peers see when the applier holds the share: sessions end while it is held."""
+        phase = self.replica.phase
+        while True:
+            changed = self.replica.signal.event
+            if self.replica.phase is not phase:
+                phase = self.replica.phase
+                if phase is Phase.HELD:
+                    self.on_change()
+            await changed.wait()
 
     async def keep_history(self) -> None:
         """Hold history to its limits, now and then."""
         while True:
             await trio.sleep(HISTORY_S)
             if self.replica.phase is Phase.READY:
-                await self.prune_history()
+                try:
+                    await self.prune_history()
+                except OSError as error:
+                    log.warning("prune_failed share=%s error=%s", self.record.name, error)
 
     async def prune_history(self) -> None:
         """Hold history to its limits once."""
@@ -228,7 +269,7 @@ class RunningShare:
             await self.executor.run(lambda: self.folder.prune(size))
 
     async def detect(self) -> None:
-        """Return once every local change made before the call is recorded.
+        """Return once every local change made before the call is recorded; at once if the share is paused.
 
         Raises:
             ShareHeld: The share is held, so nothing is recorded.
@@ -239,8 +280,21 @@ class RunningShare:
             raise ShareHeld(f"{self.record.name}: {self.replica.reason}")
 
     async def approve(self) -> None:
-        """Carry out what held the share."""
+        """Carry out what held the share: what is gone now is deleted, or the root is taken as it is now.
+
+        Raises:
+            ShareHeld: It is held for a reason that approving cannot mend.
+        """
+        if not self.replica.held_deletions:
+            await self.executor.run(self.folder.accept_root)
+        # Looked at again first: what had been gone may have come back since.
+        self.hints.add(EVERYTHING)
+        await self.work_off()
         async with self.busy:
+            if self.replica.phase is not Phase.HELD:
+                return
+            if not self.replica.held_deletions:
+                raise ShareHeld(f"{self.record.name}: {self.replica.reason}")
             await self.replica.approve()
         self.on_change()
 
@@ -248,3 +302,11 @@ class RunningShare:
         """End the share's life and wait until its store is closed."""
         self.scope.cancel()
         await self.done.wait()
+
+
+def leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
+    """Return the errors in a group, however deep."""
+    found: list[Exception] = []
+    for one in group.exceptions:
+        found += leaves(one) if isinstance(one, BaseExceptionGroup) else [one]
+    return found

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -33,6 +36,7 @@ from p2psyncd.sources.folder.conflicts import is_conflict
 from p2psyncd.sources.folder.folder import FolderSource
 from p2psyncd.sources.folder.guard import check_new_root, create_marker, remove_marker
 from p2psyncd.sources.folder.history import HistoryLimits
+from p2psyncd.sources.folder.layout import META
 from p2psyncd.sources.folder.structure import acceptable, chunks_of, directory_draft
 from p2psyncd.store.device import DeviceStore, PeerRecord, ShareRecord
 from p2psyncd.store.share import ShareStore
@@ -41,6 +45,7 @@ from p2psyncd.wire.messages import Offer, Offers
 __all__ = ["Shares"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SQLITE_MAGIC = b"SQLite format 3\x00"
 MEMBERS = "members"
@@ -75,6 +80,8 @@ class Shares:
         self.broken: dict[ShareId, tuple[ShareRecord, str]] = {}
         """Shares that could not be opened, and why."""
         self.nursery: trio.Nursery | None = None
+        self.changing = trio.Lock()
+        """Held while shares come or go: what was checked of names and paths stays true meanwhile."""
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Open every share and keep them running."""
@@ -111,10 +118,12 @@ class Shares:
         Raises:
             NoSuchShare: It lies in none.
         """
+        # Shares have real paths; the last part is left alone, it may be a symlink that is shared itself.
+        real = path.parent.resolve() / path.name
         for share in self.running.values():
             root = Path(share.record.path)
-            if path == root or root in path.parents:
-                relative = path.relative_to(root).as_posix()
+            if root in {path, real} or root in real.parents:
+                relative = "." if root in {path, real} else real.relative_to(root).as_posix()
                 key = b"" if relative == "." else relative.encode("utf-8", "surrogateescape")
                 return share, key
         raise NoSuchShare(f"{path} is in no share")
@@ -185,10 +194,9 @@ class Shares:
     ) -> RunningShare:
         """Share a folder."""
         root = self.usable_root(path, kind)
-        wanted = name or root.name or "root"
         record = ShareRecord(
             id=ShareId(self.entropy(SHARE_ID_BYTES)),
-            name=wanted,
+            name=name or root.name or "root",
             kind="folder",
             path=str(root),
             mode=checked_mode(mode),
@@ -198,7 +206,7 @@ class Shares:
             added_us=self.clock.now_us(),
             settings={},
         )
-        return await self.admit(record)
+        return await self.to_the_end(lambda: self.admit(record))
 
     async def accept(self, offer: Offer, path: Path, *, mode: str, member: DeviceId) -> RunningShare:
         """Join an offered share, merging with whatever is at `path`.
@@ -206,11 +214,19 @@ class Shares:
         A share of this device at the same path that nobody else holds yet gives way: two people who
         both began with `p2psync up` want one share, not two.
         """
+        return await self.to_the_end(lambda: self.join(offer, path, mode=mode, member=member))
+
+    async def join(self, offer: Offer, path: Path, *, mode: str, member: DeviceId) -> RunningShare:
+        """Join an offered share; other changes wait."""
         if offer.kind != "folder":
             raise DatabasesUnsupported(offer.name)
         if offer.share in self.running:
             raise ShareExists(f"{offer.name} is accepted already")
-        await self.give_way(path)
+        real = await self.executor.run(lambda: os.path.realpath(path))
+        if any(offer.name == one.record.name and one.record.path != real for one in self.running.values()):
+            raise ShareExists(offer.name)
+        mode = checked_mode(mode)
+        await self.give_way(real)
         made = await self.executor.run(lambda: make_folder(path))
         try:
             record = ShareRecord(
@@ -218,7 +234,7 @@ class Shares:
                 name=offer.name,
                 kind="folder",
                 path=str(self.usable_root(path, "folder")),
-                mode=checked_mode(mode),
+                mode=mode,
                 secret=offer.secret,
                 paused=False,
                 with_devices=None,
@@ -228,16 +244,15 @@ class Shares:
             return await self.admit(record)
         except P2psyncError:
             if made:
-                await self.executor.run(path.rmdir)
+                await self.executor.run(lambda: unmake_folder(path))
             raise
 
-    async def give_way(self, path: Path) -> None:
+    async def give_way(self, real: str) -> None:
         """Forget a share at exactly this path, if no other device holds it."""
-        real = await self.executor.run(lambda: os.path.realpath(path))
         for share in self.all():
             if share.record.path == real and not self.members(share):
                 log.info("share_gives_way share=%s path=%s", share.record.name, real)
-                await self.remove(share)
+                await self.drop(share)
 
     def usable_root(self, path: Path, kind: str | None) -> Path:
         """Return a folder's real path if it can be a share.
@@ -257,7 +272,8 @@ class Shares:
         return root
 
     async def admit(self, record: ShareRecord) -> RunningShare:
-        """Write a new share down and start it."""
+        """Write a new share down and start it; other changes wait."""
+        self.usable_root(Path(record.path), record.kind)  # another may have come since it was asked for
         if any(record.name == share.record.name for share in self.running.values()):
             raise ShareExists(record.name)
         root = Path(record.path)
@@ -267,6 +283,7 @@ class Shares:
         if share is None:
             _, reason = self.broken.pop(record.id)
             self.devices.remove_share(record.id)
+            await self.executor.run(lambda: remove_marker(root))
             raise NotAFolder(f"{root}: {reason}")
         self.on_change()
         return share
@@ -286,6 +303,13 @@ class Shares:
 
     def open(self, record: ShareRecord) -> RunningShare:
         """Open a share's store and source; blocks."""
+        with ExitStack() as undo:
+            share = self.assemble(record, undo)
+            undo.pop_all()
+        return share
+
+    def assemble(self, record: ShareRecord, undo: ExitStack) -> RunningShare:
+        """Open a share's parts; what is opened is closed by `undo` if a later part fails."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = ShareStore.open(
             self.folder / f"{record.id.hex()}.db",
@@ -295,7 +319,9 @@ class Shares:
             is_conflict=is_conflict,
             received_us=self.clock.now_us,
         )
+        undo.callback(store.close)
         catalogue = store.reader()
+        undo.callback(catalogue.close)
         # Peers learn from this whose writes they see: deltas name the device of each actor.
         store.learn_actors([(store.actor(), self.device)])
         noted = store.setting(FILESYSTEM)
@@ -358,22 +384,66 @@ class Shares:
 
     async def restart(self, share: RunningShare, record: ShareRecord) -> RunningShare | None:
         """Stop a share and start it again with another record."""
-        self.update(share, record)
-        del self.running[record.id]
-        self.on_change()
-        await share.stop()
-        again = await self.start(record)
-        self.on_change()
-        return again
+
+        async def again() -> RunningShare | None:
+            if self.running.get(record.id) is not share:
+                raise NoSuchShare(record.name)  # removed, or started anew by somebody else
+            self.update(share, record)
+            del self.running[record.id]
+            self.on_change()
+            await share.stop()
+            started = await self.start(record)
+            self.on_change()
+            return started
+
+        return await self.to_the_end(again)
 
     async def remove(self, share: RunningShare) -> None:
         """Forget a share; its data stays."""
-        del self.running[share.record.id]
+        await self.to_the_end(lambda: self.drop(share))
+
+    async def drop(self, share: RunningShare) -> None:
+        """Forget a share; other changes wait."""
+        if self.running.pop(share.record.id, None) is None:
+            raise NoSuchShare(share.record.name)
         self.on_change()
         await share.stop()
         self.devices.remove_share(share.record.id)
-        file = self.folder / f"{share.record.id.hex()}.db"
-        await self.executor.run(lambda: forget(share, file))
+        await self.executor.run(lambda: forget_state(self.folder, share.record.id))
+        await self.executor.run(lambda: forget_marker(share))
+
+    async def remove_broken(self, record: ShareRecord) -> None:
+        """Forget a share that could not be opened; its data stays, and so does the marker."""
+        self.broken.pop(record.id, None)
+        self.devices.remove_share(record.id)
+        await self.executor.run(lambda: forget_state(self.folder, record.id))
+
+    async def to_the_end(self, change: Callable[[], Awaitable[T]]) -> T:
+        """Carry out one change of the table, after any other, even if the client who asked goes away.
+
+        Half of it would leave a share that is written down and not running, or the other way round.
+        """
+        assert self.nursery is not None
+        over = trio.Event()
+        results: list[T] = []
+        failures: list[Exception] = []
+
+        async def carry_out() -> None:
+            try:
+                async with self.changing:
+                    results.append(await change())
+            except Exception as error:  # noqa: BLE001  (handed to the caller below, whatever it is)
+                failures.append(error)
+            finally:
+                over.set()
+
+        self.nursery.start_soon(carry_out)
+        await over.wait()
+        if failures:
+            raise failures[0]
+        if not results:
+            raise P2psyncError("The daemon is stopping")
+        return results[0]
 
 
 def is_database(path: Path) -> bool:
@@ -399,10 +469,22 @@ def make_folder(path: Path) -> bool:
     return True
 
 
-def forget(share: RunningShare, file: Path) -> None:
-    """Take a share's state and the folder's marker away; a folder that is gone or held needs nothing."""
+def unmake_folder(path: Path) -> None:
+    """Take away a folder that was made for nothing; one that holds something by now stays."""
+    shutil.rmtree(path / os.fsdecode(META), ignore_errors=True)
+    with suppress(OSError):
+        path.rmdir()
+
+
+def forget_state(folder: Path, share: ShareId) -> None:
+    """Take a share's state away."""
+    file = folder / f"{share.hex()}.db"
     for name in (file, file.with_name(file.name + "-wal"), file.with_name(file.name + "-shm")):
         name.unlink(missing_ok=True)
+
+
+def forget_marker(share: RunningShare) -> None:
+    """Take the folder's marker away; a folder that is gone or held needs nothing."""
     try:
         share.folder.check()
         remove_marker(share.folder.root)
