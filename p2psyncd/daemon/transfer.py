@@ -122,6 +122,8 @@ class KeptWriter:
 
     def __init__(self, writer: ContentWriter) -> None:
         self.writer = writer
+        self.resume_at = writer.resume_at
+        self.suspend = writer.suspend
         self.abandon = writer.abandon
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
@@ -279,7 +281,8 @@ def fetch_large(
 ) -> bool:
     """Fetch one large content into staging; return whether the peer has got it.
 
-    Only chunks travel that the file to be replaced has not. The whole is verified before it counts.
+    Only chunks travel that the file to be replaced has not, and of a transfer that broke off only the
+    rest. The whole is verified before it counts.
 
     Raises:
         CannotStage: It cannot be written here.
@@ -291,9 +294,11 @@ def fetch_large(
         raise CannotStage(error.strerror or str(error)) from error
     done = False
     try:
-        ranges = plan_ranges(
-            client, share, digest, size=size, held=held, base=base_of(pending), writer=writer
-        )
+        ranges: list[tuple[int, int]] | None = [(writer.resume_at, size - writer.resume_at)]
+        if not writer.resume_at:
+            ranges = plan_ranges(
+                client, share, digest, size=size, held=held, base=base_of(pending), writer=writer
+            )
         if ranges is not None:
             missing = sum(length for _, length in ranges)
             for offset, data in client.ranges(share, digest, ranges):
@@ -302,7 +307,10 @@ def fetch_large(
             if missing == 0:
                 writer.commit()
                 done = True
+    except RemoteProtocolError:
+        writer.abandon()
+        raise
     finally:
         if not done:
-            writer.abandon()
+            writer.suspend()
     return done

@@ -149,6 +149,9 @@ class ContentReader(Protocol):
 class ContentWriter(Protocol):
     """Content on its way into staging, under its digest."""
 
+    resume_at: int
+    """Bytes from the start that are here from an earlier try; only what follows need come."""
+
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes at an offset."""
         ...
@@ -159,6 +162,10 @@ class ContentWriter(Protocol):
         Raises:
             RemoteProtocolError: The digest differs; the bytes are discarded.
         """
+        ...
+
+    def suspend(self) -> None:
+        """Close, and keep what came without a gap for another try."""
         ...
 
     def abandon(self) -> None:

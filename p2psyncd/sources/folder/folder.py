@@ -103,7 +103,7 @@ class FolderSource:
         self.log = log or logging.getLogger(__name__)
         self.guard = RootGuard(root, share_id, filesystem=filesystem)
         self.ignore = Ignore(root)
-        self.staging = Staging(root)
+        self.staging = Staging(root, lambda: clock.now_us() / 1_000_000)
         self.history = History(root, clock, limits or HistoryLimits())
         self.watcher = Watcher(root, self.ignore)
         self.catalogue = catalogue

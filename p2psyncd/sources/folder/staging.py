@@ -1,14 +1,15 @@
 """Staging: content on its way into the share, complete and verified before it gets a name there.
 
-Staged content lies in `.p2psync/staging` under its digest, in hexadecimal. Nothing here is worth
-anything after a restart: `tidy` empties it then, and what is still wanted is fetched again.
+Staged content lies in `.p2psync/staging` under its digest, in hexadecimal. After a restart nothing
+here is worth anything but the beginnings of large contents whose transfer broke off (`.part`): `tidy`
+removes the rest, and what is still wanted is fetched again.
 Threads that fetch and the thread that applies work here at the same time; each step is one call.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,11 @@ __all__ = ["StagedWriter", "Staging"]
 
 # A file system's block: less than that cannot be a hole.
 HOLE_BYTES_MIN = 4096
+PART = b".part"
+# Less than this is fetched again sooner than it is looked for.
+PART_BYTES_MIN = 1024 * 1024
+# What nobody came back for after a day, nobody wants.
+PART_AGE_S = 86_400
 NEW_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -50,13 +56,21 @@ class StagedWriter:
         self.staging = staging
         self.digest = digest
         self.size = size
-        self.name = staging.fresh_name(b".part")
-        self.descriptor = staging.create(self.name)
+        self.name = staging.fresh_name(b".new")
+        self.descriptor = staging.reopen_part(digest, self.name)
+        self.resume_at = 0
+        """Bytes from the start that an earlier try left here: fetching goes on behind them."""
+        if self.descriptor < 0:
+            self.descriptor = staging.create(self.name)
+        else:
+            self.resume_at = min(os.fstat(self.descriptor).st_size, size)
         self.hasher = blake3()
         self.hashed = 0
         """Bytes from the start that are in `hasher`: pieces mostly come in order, so they are read once."""
         self.in_order = True
-        self.written = 0
+        self.gapless = True
+        """Whether every piece so far began where the one before ended: then what is here can be resumed."""
+        self.written = self.resume_at
         """Where the furthest piece ended: beyond it a run of zeros need not be written."""
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
@@ -72,12 +86,13 @@ class StagedWriter:
             write_all(self.descriptor, data, offset)
         elif offset < self.written:
             write_all(self.descriptor, bytes(len(data)), offset)  # over something that came before
-        self.written = max(self.written, offset + len(data))
+        before, self.written = self.written, max(self.written, offset + len(data))
         if offset == self.hashed and self.in_order:
             self.hasher.update(data)
             self.hashed += len(data)
         elif offset < self.hashed:
             self.in_order = False
+        self.gapless = self.gapless and offset == before
 
     def commit(self) -> None:
         """Verify the whole and make it known as staged.
@@ -105,6 +120,19 @@ class StagedWriter:
         if digest != self.digest or size != self.size:
             raise RemoteProtocolError("A content came that is not what its digest says")
 
+    def suspend(self) -> None:
+        """Close and keep what came without a gap, for another try; harmless after `commit`.
+
+        What is kept is verified with the rest, once the rest has come.
+        """
+        if self.descriptor < 0 or not self.gapless or self.written < PART_BYTES_MIN:
+            self.abandon()
+            return
+        os.ftruncate(self.descriptor, self.written)  # it may end in a hole
+        os.close(self.descriptor)
+        self.descriptor = -1
+        self.staging.keep_part(self.name, self.digest)
+
     def abandon(self) -> None:
         """Close and discard; harmless after `commit`."""
         if self.descriptor < 0:
@@ -117,8 +145,15 @@ class StagedWriter:
 class Staging:
     """The staging folder of one share."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, now_s: Callable[[], float] = lambda: 0.0) -> None:
+        """Begin.
+
+        Args:
+            root: The share's root.
+            now_s: The wall clock, seconds since 1970: how old the beginning of a content is.
+        """
         self.folder = os.fsencode(root) + b"/" + STAGING
+        self.now_s = now_s
         self.serial = count()
         self.staged: set[bytes] = set()
         """Digests whose content is here."""
@@ -143,6 +178,30 @@ class Staging:
         except FileNotFoundError:
             Path(os.fsdecode(self.folder)).mkdir(0o700, parents=True, exist_ok=True)
             return os.open(path, NEW_FLAGS, 0o600)
+
+    def is_recent_part(self, name: bytes) -> bool:
+        """Return whether something is the beginning of a content that may still be wanted."""
+        if not name.endswith(PART):
+            return False
+        with suppress(FileNotFoundError):
+            return self.now_s() - os.stat(self.path(name)).st_mtime < PART_AGE_S  # noqa: PTH116
+        return False
+
+    def part_name(self, digest: bytes) -> bytes:
+        """Return the name under which a content's beginning is kept."""
+        return digest.hex().encode() + PART
+
+    def keep_part(self, name: bytes, digest: bytes) -> None:
+        """Keep a content's beginning for another try."""
+        os.rename(self.path(name), self.path(self.part_name(digest)))  # noqa: PTH104
+
+    def reopen_part(self, digest: bytes, name: bytes) -> int:
+        """Return the descriptor of a content's beginning, under its new name; -1 if none was kept."""
+        try:
+            os.rename(self.path(self.part_name(digest)), self.path(name))  # noqa: PTH104
+        except FileNotFoundError:
+            return -1
+        return os.open(self.path(name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def remove(self, name: bytes) -> None:
         """Delete a staged thing, if it is there."""
@@ -222,7 +281,7 @@ class Staging:
         except FileNotFoundError:
             names = []
         for name in names:
-            if name not in kept:
+            if name not in kept and not self.is_recent_part(name):
                 self.remove(name)
                 removed += 1
         self.staged.intersection_update(keep)

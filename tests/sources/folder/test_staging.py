@@ -10,7 +10,7 @@ from blake3 import blake3
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.sources.folder import staging as staging_module
 from p2psyncd.sources.folder.content import EMPTY_DIGEST
-from p2psyncd.sources.folder.staging import Staging
+from p2psyncd.sources.folder.staging import StagedWriter, Staging
 
 
 @pytest.fixture
@@ -147,3 +147,60 @@ def test_tidying_keeps_what_is_still_wanted(staging: Staging) -> None:
     assert staging.staged == {digest(b"one")}
     assert staging.tidy() == 1
     assert not staging.has(digest(b"one"))
+
+
+LARGE = bytes(range(256)) * 12_288  # 3 MiB
+STEP = 1024 * 1024
+
+
+def writer_of(staging: Staging) -> StagedWriter:
+    return StagedWriter(staging, digest(LARGE), len(LARGE))
+
+
+def test_a_transfer_that_broke_off_goes_on_where_it_ended(staging: Staging) -> None:
+    first = writer_of(staging)
+    first.write_at(0, LARGE[:STEP])
+    first.write_at(STEP, LARGE[STEP : 2 * STEP])
+    first.suspend()
+    assert names(staging) == [digest(LARGE).hex() + ".part"]
+
+    second = writer_of(staging)
+    assert second.resume_at == 2 * STEP
+    second.write_at(2 * STEP, LARGE[2 * STEP :])
+    second.commit()
+    assert names(staging) == [digest(LARGE).hex()]
+    assert Path(os.fsdecode(staging.path(digest(LARGE).hex().encode()))).read_bytes() == LARGE
+
+
+def test_a_beginning_that_went_bad_is_thrown_away_with_the_rest(staging: Staging) -> None:
+    first = writer_of(staging)
+    first.write_at(0, b"x" * STEP)
+    first.suspend()
+    second = writer_of(staging)
+    second.write_at(STEP, LARGE[STEP:])
+    with pytest.raises(RemoteProtocolError):
+        second.commit()
+    assert names(staging) == []
+    assert writer_of(staging).resume_at == 0
+
+
+@pytest.mark.parametrize("offset", [0, 2 * STEP])
+def test_little_or_with_a_gap_is_not_kept(staging: Staging, offset: int) -> None:
+    writer = writer_of(staging)
+    writer.write_at(offset, LARGE[offset : offset + 1000])
+    writer.suspend()
+    writer.suspend()
+    assert names(staging) == []
+
+
+def test_a_beginning_is_kept_over_a_restart_for_a_day(tmp_path: Path) -> None:
+    now = [0.0]
+    staging = Staging(tmp_path, lambda: now[0])
+    writer = writer_of(staging)
+    writer.write_at(0, LARGE[:STEP])
+    writer.suspend()
+    now[0] = os.stat(staging.path(digest(LARGE).hex().encode() + b".part")).st_mtime + 3600
+    assert Staging(tmp_path, lambda: now[0]).tidy() == 0
+    now[0] += 86_400
+    assert Staging(tmp_path, lambda: now[0]).tidy() == 1
+    assert names(staging) == []
