@@ -199,7 +199,7 @@ def test_a_beginning_is_kept_over_a_restart_for_a_day(tmp_path: Path) -> None:
     writer = writer_of(staging)
     writer.write_at(0, LARGE[:STEP])
     writer.suspend()
-    now[0] = os.stat(staging.path(digest(LARGE).hex().encode() + b".part")).st_mtime + 3600
+    now[0] = (Path(os.fsdecode(staging.folder)) / f"{digest(LARGE).hex()}.part").stat().st_mtime + 3600
     assert Staging(tmp_path, lambda: now[0]).tidy() == 0
     now[0] += 86_400
     assert Staging(tmp_path, lambda: now[0]).tidy() == 1
