@@ -73,6 +73,8 @@ __all__ = ["DaemonBackend"]
 JOIN_S = 30.0
 # `wait` looks again at least this often: a state without a signal (an error that goes away) is seen too.
 WAIT_LOOK_S = 1.0
+# How long a connection that was closed takes to be gone, at most.
+DISCONNECT_S = 2.0
 ID_TEXT_LEAST = 7
 
 
@@ -223,9 +225,13 @@ class DaemonBackend:
 
     async def device_pause(self, name: str) -> Device:
         """Disconnect a device and stay so."""
-        state = self.daemon.mesh.put(replace(self.device(name).record, paused=True))
+        mesh = self.daemon.mesh
+        state = mesh.put(replace(self.device(name).record, paused=True))
         if state.link is not None:
             state.link.close()
+        with trio.move_on_after(DISCONNECT_S):
+            while state.link is not None:
+                await mesh.changed.event.wait()
         return self.row(state)
 
     async def device_resume(self, name: str) -> Device:
@@ -337,8 +343,6 @@ class DaemonBackend:
         if share.record.paused != paused:
             again = await self.daemon.shares.restart(share, replace(share.record, paused=paused))
             share = again if again is not None else self.daemon.shares.named(name)
-            while paused and share.replica.phase is Phase.STARTING:
-                await first_of([share.replica.signal.event])
         return self.share_row(share)
 
     async def share_rescan(self, name: str) -> ShareStatus:

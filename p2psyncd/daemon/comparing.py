@@ -38,23 +38,64 @@ async def diff(daemon: Supervisor, share: RunningShare, wanted: PeerState | None
     for state in peers:
         found = sessions.get(state.record.device)
         if found is None:
-            rows.append(
-                DeviceDiff(device=state.record.name, connected=False, differences=[], round_trips=0, bytes=0)
-            )
+            rows.append(unconnected(state))
         else:
-            rows.append(await device_diff(share, state, found[1]))
+            rows.append(await device_diff(daemon, share, state, found[1]))
     return Diff(share=share.record.name, devices=rows)
 
 
-async def device_diff(share: RunningShare, state: PeerState, driver: SessionDriver) -> DeviceDiff:
+def unconnected(state: PeerState) -> DeviceDiff:
+    """Return the answer for a peer that there is no session with."""
+    return DeviceDiff(device=state.record.name, connected=False, differences=[], round_trips=0, bytes=0)
+
+
+async def inspect(
+    daemon: Supervisor, share: RunningShare, state: PeerState, driver: SessionDriver
+) -> tuple[list[bytes], dict[bytes, Item]] | None:
+    """Return what differs (see `SessionDriver.inspect`); None if the session ends meanwhile.
+
+    Raises:
+        trio.TooSlowError: The peer does not answer.
+    """
+    found: list[tuple[list[bytes], dict[bytes, Item]]] = []
+    late = False
+    async with trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            nonlocal late
+            try:
+                found.append(await driver.inspect())
+            except trio.TooSlowError:
+                late = True
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(ask)
+        while True:
+            changed = daemon.mesh.changed.event
+            link = state.link
+            if link is None or link.closed or link.drivers.get(share.replica.share) is not driver:
+                break
+            await changed.wait()
+        nursery.cancel_scope.cancel()
+    if late:
+        raise trio.TooSlowError
+    return found[0] if found else None
+
+
+async def device_diff(
+    daemon: Supervisor, share: RunningShare, state: PeerState, driver: SessionDriver
+) -> DeviceDiff:
     """Compare a share with one connected peer."""
     link = state.link
     before = (link.sent_bytes + link.received_bytes) if link is not None else 0
     asked = driver.asks
     try:
-        ours, theirs = await driver.inspect()
+        found = await inspect(daemon, share, state, driver)
     except trio.TooSlowError:
         raise TimedOut(f"{state.record.name} does not answer") from None
+    if found is None:
+        return unconnected(state)
+    ours, theirs = found
     keys = sorted({*ours, *theirs})
     stored = await share.replica.query(lambda store: store.get_many(keys))
     differences = []

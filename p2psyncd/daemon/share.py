@@ -99,8 +99,7 @@ class RunningShare:
         """Scan, watch and apply until cancelled; then close the store."""
         try:
             with self.scope:
-                if self.record.paused:
-                    self.replica.enter(Phase.PAUSED, "paused by `p2psync share pause`")
+                if self.replica.phase is Phase.PAUSED:
                     await trio.sleep_forever()
                 while True:
                     await self.live_on()

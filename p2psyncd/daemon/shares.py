@@ -118,14 +118,15 @@ class Shares:
         Raises:
             NoSuchShare: It lies in none.
         """
-        # Shares have real paths; the last part is left alone, it may be a symlink that is shared itself.
+        # Shares have real paths. The last part may be a symlink that is shared itself, or one to a share's root.
         real = path.parent.resolve() / path.name
         for share in self.running.values():
             root = Path(share.record.path)
-            if root in {path, real} or root in real.parents:
-                relative = "." if root in {path, real} else real.relative_to(root).as_posix()
-                key = b"" if relative == "." else relative.encode("utf-8", "surrogateescape")
-                return share, key
+            if root in real.parents:
+                return share, os.fsencode(real.relative_to(root).as_posix())
+        for share in self.running.values():
+            if Path(share.record.path) == real.resolve():
+                return share, b""
         raise NoSuchShare(f"{path} is in no share")
 
     # Who may have what
@@ -296,6 +297,9 @@ class Shares:
             log.error("share_unusable share=%s error=%s", record.name, error)  # noqa: TRY400  (the reason says it all)
             self.broken[record.id] = (record, str(error))
             return None
+        if record.paused:
+            # Before anybody is told of it: peers would wait for a session that does not come.
+            share.replica.enter(Phase.PAUSED, "paused by `p2psync share pause`")
         self.running[record.id] = share
         assert self.nursery is not None
         self.nursery.start_soon(share.run)
