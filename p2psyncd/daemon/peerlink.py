@@ -162,8 +162,8 @@ class PeerLink:
         self.early: dict[ShareId, Hello] = {}
         self.failures: dict[ShareId, str] = {}
         """Why the last session of a share failed."""
-        self.resting: set[ShareId] = set()
-        """Shares whose session failed a moment ago."""
+        self.resting: dict[ShareId, Replica] = {}
+        """Replicas whose session failed a moment ago; one that was started anew is none of them."""
         self.handing_over = False
         """Whether the reader waits for a session to take a message in."""
         self.refresh = Signal()
@@ -320,12 +320,15 @@ class PeerLink:
     def open_sessions(self, nursery: trio.Nursery) -> None:
         """Start a session for every share that both hold and none is running for; end the others."""
         replicas = self.events.replicas_for(self.device)
-        for share in self.drivers.keys() - {replica.share for replica in replicas}:
+        shared = {replica.share: replica for replica in replicas}
+        for share in self.drivers.keys() - shared:
             self.close_session(share, "not shared now")
+        for share in self.failures.keys() - {s for s, r in shared.items() if self.resting.get(s, r) is r}:
+            del self.failures[share]
         for replica in replicas:
             share = replica.share
             ready = replica.phase in {Phase.READY, Phase.SCANNING}
-            if share in self.drivers or share in self.resting or not ready:
+            if share in self.drivers or self.resting.get(share) is replica or not ready:
                 continue
             if share in self.offers or share in self.early:
                 self.events.member(share, self.device)
@@ -367,15 +370,16 @@ class PeerLink:
             del self.drivers[share]
         driver.close(type(error).__name__)
         self.failures[share] = str(error)
-        self.resting.add(share)
+        self.resting[share] = driver.replica
         self.events.session_failed(self.device, share, str(error))
-        nursery.start_soon(self.retry, share, nursery)
+        nursery.start_soon(self.retry, driver.replica, nursery)
         self.progressed()
 
-    async def retry(self, share: ShareId, nursery: trio.Nursery) -> None:
+    async def retry(self, replica: Replica, nursery: trio.Nursery) -> None:
         """Open a session again, after a rest."""
         await trio.sleep(SESSION_RETRY_S)
-        self.resting.discard(share)
+        if self.resting.get(replica.share) is replica:
+            del self.resting[replica.share]
         self.open_sessions(nursery)
 
     def advance(self, share: ShareId) -> None:

@@ -243,7 +243,7 @@ def missing_at_peers(share: RunningShare, mesh: Mesh, least: int) -> str:
     name = share.record.name
     troubles = session_troubles(mesh, share)
     if troubles:
-        return f"{name}: {troubles[0][0].record.name}: {troubles[0][1]}"
+        return f"{name}: {troubles[0][0].record.name}: {troubles[0][1].rstrip('.')}"
     drivers = drivers_of(mesh, share)
     for peer_state, driver in drivers:
         peer = driver.session.peer
