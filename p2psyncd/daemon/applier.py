@@ -159,6 +159,7 @@ class Applier:
         fresh = await self.replica.take_fresh()
         if survey:
             self.blocked.clear()
+            self.failures.clear()
             after = b""
             while page := await self.replica.pending(limit=PAGE_ITEMS, after=after):
                 after = page[-1].item.key
@@ -170,7 +171,10 @@ class Applier:
         if came:
             await self.apply(came)
         if not self.replica.totals.pending_items:
+            # What had failed may have become needless: a local change settled it.
             self.wanted.clear()
+            self.blocked.clear()
+            self.failures.clear()
         return bool(fresh or came)
 
     async def work_on(self, page: list[Pending]) -> None:

@@ -272,27 +272,30 @@ class Ledger:
         """
         merged = self.source.merge(ours.item, theirs)
         here = ours if ours.state else base
-        if merged.aside is not None and ours.state and self.announces:
-            kept = self.keep_aside(page, ours, merged.aside)
+        if merged.aside is not None and here is not None and self.announces:
+            kept = self.keep_aside(page, here, merged.aside)
             if not kept:
                 return False
         if merged.rewrite is not None and self.announces:
             item = supersede(merged.rewrite, self.dot(), self.clock.now_us(), ours.item, theirs)
-        elif merged.winner is Side.OURS:
-            item = ours.item.knowing(theirs)
         else:
-            item = theirs.knowing(ours.item)
+            winner, loser = (ours.item, theirs) if merged.winner is Side.OURS else (theirs, ours.item)
+            # A winner that claimed to know the loser would replace it, where its bytes are, without a copy.
+            item = winner if merged.aside is not None else winner.knowing(loser)
+            stored = page.stored.get(item.key)
+            if item is ours.item and stored is not None and stored.item is item:
+                return True
         if here is not None and item.live and here.item.same_value(item):
             page.put(Stored(item=item, state=here.state))
         else:
             page.put_pending(Pending(item=item, base=here))
         return True
 
-    def keep_aside(self, page: Page, ours: Stored, aside: Draft) -> bool:
-        """Write our losing version under its conflict copy's name, if it is ours that loses the name."""
-        if aside.key != self.source.aside_key(ours.item) or self.store.get(aside.key) is not None:
-            return True  # the other side holds those bytes; or the copy was made already
-        state = self.source.preserve(ours, aside.key)
+    def keep_aside(self, page: Page, here: Stored, aside: Draft) -> bool:
+        """Write a losing version under its conflict copy's name, if its bytes are what is here."""
+        if not same_content(here.item, aside) or self.store.get(aside.key) is not None:
+            return True  # another device holds those bytes; or the copy was made already
+        state = self.source.preserve(here, aside.key)
         if state is None:
             return False
         page.put(Stored(item=supersede(aside, self.dot(), self.clock.now_us()), state=state))
@@ -320,9 +323,7 @@ class Ledger:
             suspects = {
                 key
                 for key, row in stored.items()
-                if key in self.former
-                and row.item.kind is not Kind.DIRECTORY
-                and self.store.live_below(key)
+                if key in self.former and row.item.kind is not Kind.DIRECTORY and self.store.live_below(key)
             }
             # What lives in anything else came lately itself, and is found by its parent.
             self.former -= stored.keys()
@@ -346,7 +347,7 @@ class Ledger:
                 old = stored.item if stored is not None else None
                 if old is not None and old.live:
                     applied = page.applied(key)
-                    if applied is None or applied.item.dot != old.dot:
+                    if applied is None or not same_content(applied.item, old):
                         continue  # not our bytes: the device that holds them decides
                     aside = Draft(
                         key=self.source.aside_key(old),
@@ -362,3 +363,8 @@ class Ledger:
                 page.put_pending(Pending(item=item, base=page.applied(key)))
             self.write(page)
         return {*page.puts, *page.pendings}
+
+
+def same_content(a: Item, b: Item | Draft) -> bool:
+    """Return whether two versions hold the same bytes, whatever their metadata."""
+    return (a.kind, a.digest) == (b.kind, b.digest)

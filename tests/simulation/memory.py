@@ -194,9 +194,19 @@ class MemorySource:
         self.staged[digest] = data
 
     def apply(self, batch: Sequence[Pending]) -> list[Outcome]:
+        over = {
+            p.item.key
+            for p in batch
+            if p.item.live
+            and p.item.kind is not Kind.DIRECTORY
+            and p.base is not None
+            and p.base.item.kind is Kind.DIRECTORY
+        }
         live = sorted((p for p in batch if p.item.live), key=lambda p: p.item.key)
         gone = sorted((p for p in batch if not p.item.live), key=lambda p: p.item.key, reverse=True)
-        return [self.apply_one(pending) for pending in (*live, *gone)]
+        first = [p for p in live if p.item.key not in over]
+        last = [p for p in live if p.item.key in over]
+        return [self.apply_one(pending) for pending in (*first, *gone, *last)]
 
     def apply_one(self, pending: Pending) -> Outcome:
         item, key = pending.item, pending.item.key
