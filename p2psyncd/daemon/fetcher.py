@@ -157,13 +157,14 @@ class Fetcher:
             sock = self.sock
             missing = await in_thread(sock, lambda: self.fetch_blocking(sock, share, applier, held, batch))
         except CannotStage as trouble:
-            log.warning("staging_failed share=%s error=%s", share.hex()[:8], trouble)
+            text = str(trouble)
+            if text not in applier.failures.values():
+                log.warning("staging_failed share=%s error=%s", share.hex()[:8], text)
             self.hang_up()
             self.not_before[share] = trio.current_time() + STAGING_RETRY_S
-            applier.failures.update(
-                (one.item.key, str(trouble)) for wanted in batch for one in wanted.pending
-            )
+            applier.failures.update((one.item.key, text) for wanted in batch for one in wanted.pending)
             applier.release(self.peer)
+            applier.replica.signal.fire()
         except (OSError, P2psyncError) as error:
             log.info("fetch_failed peer=%s error=%r", self.name, error)
             self.hang_up()

@@ -56,8 +56,6 @@ PING_S = 15.0
 SILENT_S = 2 * PING_S
 # A session that failed is tried again after this long; both sides may have got further by then.
 SESSION_RETRY_S = 30.0
-# Hellos for shares that have no session here yet: more than anybody has shares that are about to start.
-EARLY_MAX = 256
 GREETING_S = 10.0
 
 
@@ -160,6 +158,8 @@ class PeerLink:
         self.offers: dict[ShareId, Offer] = {}
         self.drivers: dict[ShareId, SessionDriver] = {}
         self.early: dict[ShareId, Hello] = {}
+        self.greeted: set[SessionDriver] = set()
+        """Sessions that have been handed the peer's hello."""
         self.failures: dict[ShareId, str] = {}
         """Why the last session of a share failed."""
         self.resting: dict[ShareId, Replica] = {}
@@ -296,12 +296,18 @@ class PeerLink:
             driver.abandon("the peer began anew")
             driver = None
         if driver is None:
-            if isinstance(message, Hello) and (message.share in self.early or len(self.early) < EARLY_MAX):
-                self.early[message.share] = message
-                self.open_sessions(nursery)
+            if isinstance(message, Hello):
+                # Kept until our side is ready; for what the peer does not even offer, that is never.
+                if message.share in self.offers:
+                    self.early[message.share] = message
+                    self.open_sessions(nursery)
             elif isinstance(message, Closed):
                 self.early.pop(message.share, None)
             return  # what was under way when a session ended here
+        if isinstance(message, Hello):
+            self.greeted.add(driver)
+        elif driver not in self.greeted and not isinstance(message, Closed):
+            return  # on its way since a session that ended here; the peer's hello to this one is still to come
         try:
             refuse_restored(driver.replica, message)
         except RemoteProtocolError as error:
@@ -347,6 +353,7 @@ class PeerLink:
                     except RemoteProtocolError as error:
                         self.fail(driver, error, nursery)
                         continue
+                    self.greeted.add(driver)
                     driver.outbox.send_nowait(hello)
                 nursery.start_soon(self.run_session, driver, nursery)
 
@@ -359,6 +366,7 @@ class PeerLink:
         except* (OSError, P2psyncError) as group:
             self.fail(driver, first_of_group(group), nursery)
         finally:
+            self.greeted.discard(driver)
             if self.drivers.get(share) is driver:
                 del self.drivers[share]
             self.progressed()
