@@ -291,8 +291,8 @@ class ShareStore(ShareReader):
 
     # Knowledge and actors
     def commit_knowledge(self, knowledge: Knowledge) -> None:
-        """Join `knowledge` into K."""
-        with self.transaction():
+        """Join `knowledge` into K, durably: a peer may forget on the strength of it what it sent."""
+        with self.transaction(durable=True):
             self.database.run_many(
                 "INSERT INTO knowledge (actor, seq) VALUES (?, ?)"
                 " ON CONFLICT (actor) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > seq",

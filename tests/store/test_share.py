@@ -496,10 +496,15 @@ def test_an_inner_transaction_that_raises_leaves_the_outer_whole(store: ShareSto
 
 def test_a_durable_transaction_is_one_like_any_other(store: ShareStore) -> None:
     with store.transaction(durable=True):
-        store.commit_knowledge({THEM: 1})
+        store.set_setting("x", b"1")
         assert store.database.row("PRAGMA synchronous") == (2,)
-    store.commit_knowledge({THEM: 2})
+    store.set_setting("x", b"2")
     assert store.database.row("PRAGMA synchronous") == (1,)
+
+
+def test_knowledge_is_committed_durably(store: ShareStore) -> None:
+    store.commit_knowledge({THEM: 1})
+    assert store.database.row("PRAGMA synchronous") == (2,)
 
 
 # Whose file it is
