@@ -9,7 +9,7 @@ import errno
 import logging
 import random
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import trio
@@ -178,11 +178,18 @@ class Mesh:
         if state is not None:
             state.addresses = ()
 
-    def addresses_changed(self) -> None:
-        """Dial again at once: this device has other addresses now."""
+    def addresses_changed(self, present: Collection[str] | None = None) -> None:
+        """Dial again at once; end the connections from addresses that this device no longer has.
+
+        Args:
+            present: The addresses of this device now; None: as before.
+        """
         for state in self.peers.values():
             if state.link is None:
                 state.wake.fire()
+            elif present is not None and not state.link.comes_from(present):
+                log.info("address_gone peer=%s local=%s", state.record.name, state.link.link.stream.local)
+                state.link.close()
 
     # Dialling
 
@@ -415,14 +422,16 @@ class Mesh:
             )
         except P2psyncError as refused:
             raise ConnectionRefusedError(errno.ECONNREFUSED, refused.message) from refused
+        opened = False
         try:
             await stream.send_all(role)
-        except BaseException as error:
-            with trio.move_on_after(1, shield=True):
-                await stream.aclose()
-            if isinstance(error, trio.BrokenResourceError):
-                raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
-            raise
+            opened = True
+        except trio.BrokenResourceError as error:
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+        finally:
+            if not opened:
+                with trio.move_on_after(1, shield=True):
+                    await stream.aclose()
         return stream
 
     def content_wanted(self, device: DeviceId) -> None:

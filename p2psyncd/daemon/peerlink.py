@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -22,6 +22,7 @@ from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.errors import P2psyncError, ProtocolTooOld, RemoteProtocolError, StateRestored
+from p2psyncd.net.addresses import parse_address, plain_ip
 from p2psyncd.net.transport import Link
 from p2psyncd.wire.messages import (
     Closed,
@@ -406,6 +407,11 @@ class PeerLink:
         driver = self.drivers.pop(share, None)
         if driver is not None:
             driver.close(reason)
+
+    def comes_from(self, addresses: Collection[str]) -> bool:
+        """Return whether this side's end of the connection is at one of these addresses (or on this machine)."""
+        ip = parse_address(self.link.stream.local).ip
+        return plain_ip(ip).is_loopback or str(plain_ip(ip)) in addresses
 
     def close(self) -> None:
         """End the connection."""

@@ -245,7 +245,8 @@ class Shares:
             return await self.admit(record)
         except P2psyncError:
             if made:
-                await self.executor.run(lambda: unmake_folder(path))
+                with trio.CancelScope(shield=True):  # bounded: one rmdir
+                    await self.executor.run(lambda: unmake_folder(path))
             raise
 
     async def give_way(self, real: str) -> None:

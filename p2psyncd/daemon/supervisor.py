@@ -28,9 +28,10 @@ from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.shares import Shares
 from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.net.addresses import plain_ip
 from p2psyncd.net.discovery import Discovery, Lost, Seen
 from p2psyncd.net.identity import Identity, device_of_certificate
-from p2psyncd.net.interfaces import InterfaceFilter
+from p2psyncd.net.interfaces import Interface, InterfaceFilter, watch_interfaces
 from p2psyncd.net.listener import Listener
 from p2psyncd.net.pairing import PairedPeer, PairingHost
 from p2psyncd.net.policy import AddressPolicy
@@ -132,6 +133,7 @@ class Supervisor:
                 )
                 self.listening = await nursery.start(listener.run)
                 self.mesh.ports = tuple(sorted({port_of(address) for address in self.listening}))
+                await nursery.start(watch_interfaces, self.interfaces_changed)
                 if self.config.mdns:
                     self.discovery = self.make_discovery()
                     nursery.start_soon(self.discovery.run, self.discovered)
@@ -183,6 +185,13 @@ class Supervisor:
         log.info("reloaded")
 
     # Discovery
+
+    async def interfaces_changed(self, interfaces: list[Interface]) -> None:
+        """Roam: connections from an address that went away are over, and others may be possible."""
+        await trio.lowlevel.checkpoint()
+        self.mesh.addresses_changed(
+            {str(plain_ip(str(address.ip))) for interface in interfaces for address in interface.addresses}
+        )
 
     def discovered(self, found: Seen | Lost) -> None:
         """Take in what discovery found."""

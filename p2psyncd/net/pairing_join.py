@@ -153,7 +153,7 @@ class JoinerExchange(Exchange):
             finished = True
         except PairingIntercepted:
             # So that the host's user hears of it as well, if this gets through.
-            with suppress(*NETWORK_ERRORS), trio.move_on_after(1):
+            with suppress(*NETWORK_ERRORS), trio.move_on_after(1, shield=True):
                 await self.link.send(self.machine.abort())
             raise
         finally:

@@ -105,12 +105,11 @@ class TlsStream:
             stream = cls(tls)
             await stream.finish_handshake()
         except BaseException as error:
-            try:
-                if isinstance(error, ssl.SSLError):
+            if isinstance(error, ssl.SSLError):
+                with trio.move_on_after(CLOSE_S, shield=True):
                     await let_alert_out(tls)
-            finally:
-                trio.lowlevel.notify_closing(tls)
-                tls.close()
+            trio.lowlevel.notify_closing(tls)
+            tls.close()
             raise
         return stream
 
@@ -261,7 +260,7 @@ def read_available(tls: ssl.SSLSocket, max_bytes: int) -> bytes:
 
 async def let_alert_out(tls: ssl.SSLSocket) -> None:
     """Let the other side read why TLS failed: closing with unread bytes would reset the connection under it."""
-    with trio.move_on_after(CLOSE_S), contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):
         socket.socket.shutdown(tls, socket.SHUT_WR)
         for _ in range(4):
             await trio.lowlevel.wait_readable(tls)

@@ -33,6 +33,7 @@ async def serving(scripted: ModuleType, socket_path: Path) -> AsyncIterator[Any]
         await nursery.start(serve, backend, socket_path)
         with trio.fail_after(10):
             yield backend
+            await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
 
 

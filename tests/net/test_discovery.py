@@ -304,7 +304,8 @@ async def test_a_service_s_name_that_breaks_the_rules_is_passed_over(
     try:
         assert await trio.to_thread.run_sync(mdns.resolve, instance) is None
     finally:
-        await trio.to_thread.run_sync(mdns.close)
+        with trio.move_on_after(5, shield=True):
+            await trio.to_thread.run_sync(mdns.close)
 
 
 async def test_an_announcement_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
