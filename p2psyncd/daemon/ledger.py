@@ -273,8 +273,8 @@ class Ledger:
         merged = self.source.merge(ours.item, theirs)
         here = ours if ours.state else base
         if merged.aside is not None and here is not None and self.announces:
-            kept = self.keep_aside(page, here, merged.aside)
-            if not kept:
+            loser = theirs if merged.winner is Side.OURS else ours.item
+            if not self.keep_aside(page, here, loser, merged.aside):
                 return False
         if merged.rewrite is not None and self.announces:
             item = supersede(merged.rewrite, self.dot(), self.clock.now_us(), ours.item, theirs)
@@ -291,14 +291,18 @@ class Ledger:
             page.put_pending(Pending(item=item, base=here))
         return True
 
-    def keep_aside(self, page: Page, here: Stored, aside: Draft) -> bool:
+    def keep_aside(self, page: Page, here: Stored, loser: Item, aside: Draft) -> bool:
         """Write a losing version under its conflict copy's name, if its bytes are what is here."""
         if not same_content(here.item, aside) or self.store.get(aside.key) is not None:
             return True  # another device holds those bytes; or the copy was made already
         state = self.source.preserve(here, aside.key)
         if state is None:
             return False
-        page.put(Stored(item=supersede(aside, self.dot(), self.clock.now_us()), state=state))
+        copy = Stored(item=supersede(aside, self.dot(), self.clock.now_us()), state=state)
+        if here.item.dot == loser.dot:
+            page.put(copy)
+        else:
+            page.put_pending(Pending(item=copy.item, base=copy))  # its mode and time are still to be set
         return True
 
     # The shape of the tree
@@ -356,7 +360,7 @@ class Ledger:
                         size=old.size,
                         meta=old.meta,
                     )
-                    if not self.keep_aside(page, applied, aside):
+                    if not self.keep_aside(page, applied, old, aside):
                         continue
                 replaced = [old] if old is not None else []
                 item = supersede(directory(key, old), self.dot(), self.clock.now_us(), *replaced)

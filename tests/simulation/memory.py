@@ -85,13 +85,13 @@ class MemorySource:
         parent = key.rpartition(b"/")[0]
         if parent and parent not in self.nodes:
             self.mkdir(parent)
-        self.set(key, Node(Kind.FILE, content, mode, mtime_ns=self.now_us() * 1000))
+        self.place(key, Node(Kind.FILE, content, mode, mtime_ns=self.now_us() * 1000))
 
     def mkdir(self, key: bytes) -> None:
         parent = key.rpartition(b"/")[0]
         if parent and parent not in self.nodes:
             self.mkdir(parent)
-        self.set(key, Node(Kind.DIRECTORY, mode=0o755))
+        self.place(key, Node(Kind.DIRECTORY, mode=0o755))
 
     def remove(self, key: bytes) -> None:
         for name in [n for n in self.nodes if n == key or n.startswith(key + b"/")]:
@@ -99,9 +99,9 @@ class MemorySource:
 
     def chmod(self, key: bytes, mode: int) -> None:
         old = self.nodes[key]
-        self.set(key, Node(old.kind, old.content, mode, old.mtime_ns))
+        self.place(key, Node(old.kind, old.content, mode, old.mtime_ns))
 
-    def set(self, key: bytes, node: Node) -> bytes:
+    def place(self, key: bytes, node: Node) -> bytes:
         self.stamps += 1
         node.stamp = self.stamps
         self.nodes[key] = node
@@ -176,7 +176,7 @@ class MemorySource:
         node = self.nodes.get(stored.item.key)
         if node is None or node.state != stored.state:
             return None
-        return self.set(key, Node(node.kind, node.content, node.mode, node.mtime_ns))
+        return self.place(key, Node(node.kind, node.content, node.mode, node.mtime_ns))
 
     def stage_local(self, wanted: Sequence[Pending]) -> set[bytes]:
         here = {node.digest: node.content for node in self.nodes.values() if node.kind is Kind.FILE}
@@ -233,7 +233,7 @@ class MemorySource:
         content = self.staged[item.digest] if item.kind is Kind.FILE else b""
         attributes = decode(item.meta)
         return Applied(
-            key=key, state=self.set(key, Node(item.kind, content, attributes.mode, attributes.mtime_ns))
+            key=key, state=self.place(key, Node(item.kind, content, attributes.mode, attributes.mtime_ns))
         )
 
 
@@ -350,9 +350,10 @@ async def fetch(to: Device, source: Device) -> None:
         event = to.applier.work.event
         batch = to.applier.take_batch(source.device, large=1 << 60)
         if not batch:
-            with trio.move_on_after(0.05):
+            with trio.move_on_after(0.05) as scope:
                 await event.wait()
-            to.applier.progressed(source.device)
+            if scope.cancelled_caught:
+                to.applier.progressed(source.device)
             continue
         await trio.lowlevel.checkpoint()
         there = {n.digest: n.content for n in source.source.nodes.values() if n.kind is Kind.FILE}

@@ -167,7 +167,7 @@ class World:
         for name, node in moved.items():
             target = to + name[len(key) :]
             self.forget(device, target)
-            device.source.set(target, node)
+            device.source.place(target, node)
             if node.kind is Kind.FILE:
                 self.claims.add((node.content, target))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import trio
@@ -267,3 +267,62 @@ async def test_a_row_of_devices_converges_from_edits_everywhere(autojump_clock: 
         assert all(tree == trees[0] for tree in trees)
         contents = {node.content for node in everyone[0].source.nodes.values()}
         assert {b"by %d" % number for number in range(5)} <= contents
+
+
+async def test_a_conflict_that_is_found_while_applying_keeps_both_contents(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"f", b"from a")
+        await a.scan()
+        await trio.sleep(1)
+        b.source.edit(b"f", b"from b")  # not scanned: the applier comes upon it
+        async with connected((a, b)) as connections:
+            await quiet([a, b], connections)
+        assert a.source.tree() == b.source.tree()
+        assert {node.content for node in a.source.nodes.values()} == {b"from a", b"from b"}
+
+
+async def test_an_edit_that_beat_a_delete_and_loses_its_name_then_is_kept_aside(
+    autojump_clock: MockClock,
+) -> None:
+    with devices(5) as everyone:
+        _, b, c, _, e = everyone
+        e.clock.skew_us = 10 * 365 * 86_400 * 1_000_000
+        for device in (c, e):
+            device.source.edit(b"d/f", b"one")
+        await c.scan()
+        b.source.edit(b"d/f", b"two")
+        c.source.remove(b"d")
+        await meet(*combinations(everyone, 2))
+        for device in everyone:
+            assert device.source.tree() == e.source.tree()
+            assert {b"one", b"two"} <= {node.content for node in device.source.nodes.values()}
+
+
+async def test_a_content_that_its_only_holder_deleted_is_not_waited_for(autojump_clock: MockClock) -> None:
+    with devices(3) as (a, b, c):
+        for device in (b, c):
+            device.source.edit(b"d/f", b"one")
+        await meet((b, c))
+        await trio.sleep(1)
+        a.source.edit(b"d/f", b"two")
+        await a.scan()
+        for device in (a, b):  # either deletes what it has; b has not heard of a's
+            device.source.remove(b"d")
+            device.source.edit(b"d", b"a file")
+        await meet((a, b), (b, c), (a, c))
+        assert a.source.tree() == b.source.tree() == c.source.tree()
+        assert b"two" not in {node.content for node in a.source.nodes.values()}
+
+
+async def test_a_failure_that_a_later_write_settles_is_not_reported_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    with devices(2) as (a, b):
+        b.source.edit(b"d/f", b"child")
+        await b.scan()
+        await trio.sleep(1)
+        a.source.edit(b"d", b"a file")
+        await meet((a, b))
+        assert a.source.tree() == b.source.tree()
+        assert {b"child", b"a file"} <= {node.content for node in a.source.nodes.values()}
+        assert a.applier.failures == b.applier.failures == {}

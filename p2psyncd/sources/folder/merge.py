@@ -49,11 +49,15 @@ def decide(winner: Version, loser: Version) -> tuple[Draft | None, Draft | None]
     """Return (rewrite, aside) for versions of different value."""
     kinds = {winner.item.kind, loser.item.kind}
     if Kind.TOMBSTONE in kinds:
-        live = loser if loser.item.live else None
+        live, gone = (loser, winner) if loser.item.live else (winner, loser)
         # A directory has no content to save: whether it stays is decided by what lies in it.
-        if live is None or live.item.kind is Kind.DIRECTORY:
+        if live.item.kind is Kind.DIRECTORY:
             return None, None
-        return written_again(live), None
+        if is_old_news(live, gone):
+            # This content was deleted knowingly, and perhaps nobody has its bytes any more: brought back
+            # by a change of metadata it might be waited for without end.
+            return (Draft(key=gone.item.key, kind=Kind.TOMBSTONE) if live is winner else None), None
+        return (written_again(live) if live is loser else None), None
     if loser.item.kind is Kind.DIRECTORY and winner.item.kind is not Kind.DIRECTORY:
         # What lives in the directory brings it back, and the device that holds this file's bytes puts
         # them aside then: a write from here, on top of both, would keep that device from doing so.
