@@ -58,6 +58,10 @@ class Applier:
         """Keys that could not be applied; tried again after a while."""
         self.failures: dict[bytes, str] = {}
         """Why, by key."""
+        self.fetching = 0
+        """Fetches under way."""
+        self.untidy = False
+        """Whether something may lie in staging that nobody wants any more."""
         self.received_items = 0
         self.received_bytes = 0
 
@@ -96,6 +100,7 @@ class Applier:
                 self.received_items += 1
                 self.received_bytes += wanted.size
         if digests:
+            self.untidy = True
             self.poke.set()
 
     def missing(self, peer: DeviceId, digests: Sequence[bytes]) -> None:
@@ -158,12 +163,7 @@ class Applier:
         """
         fresh = await self.replica.take_fresh()
         if survey:
-            self.blocked.clear()
-            self.failures.clear()
-            after = b""
-            while page := await self.replica.pending(limit=PAGE_ITEMS, after=after):
-                after = page[-1].item.key
-                await self.work_on(page)
+            await self.survey()
         elif fresh:
             for at in range(0, len(fresh), PAGE_ITEMS):
                 await self.work_on(fresh[at : at + PAGE_ITEMS])
@@ -175,11 +175,36 @@ class Applier:
             self.wanted.clear()
             self.blocked.clear()
             self.failures.clear()
+            if self.untidy and not self.fetching:
+                await self.tidy()
         return bool(fresh or came)
+
+    async def tidy(self) -> None:
+        """Empty staging once nothing is wanted: what was fetched for a version that was overtaken lies there."""
+        async with self.replica.lock:
+            # Under the lock nothing becomes pending, so nobody begins to fetch.
+            if self.replica.totals.pending_items == 0 and not self.fetching:
+                self.untidy = False
+                await self.replica.executor.run(lambda: self.replica.source.tidy())
+
+    async def survey(self) -> None:
+        """Go through all that is pending."""
+        failed = set(self.failures)
+        self.blocked.clear()
+        self.failures.clear()
+        after = b""
+        while page := await self.replica.pending(limit=PAGE_ITEMS, after=after):
+            after = page[-1].item.key
+            await self.work_on(page)
+        # A session that was cut, or a local edit at the wrong moment, left the shape of the tree unsettled.
+        again = failed & self.failures.keys()
+        if again:
+            await self.replica.settle_structure(again)
 
     async def work_on(self, page: list[Pending]) -> None:
         """Apply what can be applied of a page, and note the contents that it lacks."""
         source = self.replica.source
+        self.untidy = True
         local = await self.replica.executor.run(lambda: source.stage_local(page))
         ready = [p for p in page if p.item.key in local]
         news = False

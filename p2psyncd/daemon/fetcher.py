@@ -150,6 +150,7 @@ class Fetcher:
 
     async def fetch(self, share: ShareId, applier: Applier, held: Held, batch: list[Wanted]) -> None:
         """Fetch one batch; what does not come is given back."""
+        applier.fetching += 1
         try:
             if self.sock is None:
                 self.sock = await self.connect()
@@ -178,6 +179,9 @@ class Fetcher:
             raise
         else:
             applier.missing(self.peer, missing)
+        finally:
+            applier.fetching -= 1
+            applier.poke.set()
 
     def fetch_blocking(
         self, sock: ssl.SSLSocket, share: ShareId, applier: Applier, held: Held, batch: list[Wanted]

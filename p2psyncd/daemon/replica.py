@@ -171,9 +171,12 @@ class Replica:
             if reopened:
                 await self.reopen(reopened)
         # Only a full scan can be deceived by a disk that is not mounted; single deletions were told by events.
-        if whole and is_mass_delete(len(gone), self.totals.items):
+        lost = len(gone)
+        if whole and is_mass_delete(lost, self.totals.items):
+            lost = await self.query(lambda store: count_lost(store, gone))
+        if whole and is_mass_delete(lost, self.totals.items):
             self.held_deletions = gone
-            reason = f"{len(gone)} of {self.totals.items} items are gone from this device"
+            reason = f"{lost} of {self.totals.items} items are gone from this device"
             raise ShareHeld(f"{reason}; nothing was deleted elsewhere")
         if gone:
             await self.record(gone)
@@ -302,6 +305,19 @@ class Replica:
     async def stored(self, key: bytes) -> Stored | None:
         """Return the newest version of an item."""
         return await self.query(lambda store: store.get(key))
+
+
+def count_lost(store: ShareStorage, gone: Sequence[Observation]) -> int:
+    """Return how many of the items that are gone were not merely moved; blocks.
+
+    A file is moved if its content is here under a name that is not gone. Directories and links count
+    only where nothing was moved: they go along with their files.
+    """
+    keys = {one.draft.key for one in gone}
+    stored = store.get_many(sorted(keys))
+    files = [row.item for row in stored.values() if row.item.kind is Kind.FILE]
+    moved = sum(any(other.item.key not in keys for other in store.with_digest(item.digest)) for item in files)
+    return len(files) - moved if moved else len(gone)
 
 
 def take(found: Iterator[Finding], most: int) -> list[Finding]:

@@ -240,6 +240,13 @@ class Source(Protocol):
         """Open an applied item's content; None if it is no longer there as recorded."""
         ...
 
+    def tidy(self) -> int:
+        """Throw away what was staged and is not wanted; return how many things.
+
+        Only while nothing is being fetched or applied.
+        """
+        ...
+
     def apply(self, batch: Sequence[Pending]) -> list[Outcome]:
         """Put pending versions in place, each either wholly or not at all, durably when this returns.
 

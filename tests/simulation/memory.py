@@ -190,6 +190,11 @@ class MemorySource:
                 ready.add(item.key)
         return ready
 
+    def tidy(self) -> int:
+        count = len(self.staged)
+        self.staged.clear()
+        return count
+
     def put_content(self, digest: bytes, data: bytes) -> None:
         self.staged[digest] = data
 
