@@ -339,6 +339,8 @@ class Connection:
         finally:
             a.sessions.pop(b.device, None)
             b.sessions.pop(a.device, None)
+            a.applier.release(b.device)
+            b.applier.release(a.device)
 
     @property
     def bytes(self) -> int:

@@ -217,8 +217,6 @@ async def connected(pairs: Sequence[tuple[Device, Device]]) -> AsyncIterator[lis
         yield connections
         nursery.cancel_scope.cancel()
     for connection in connections:
-        connection.a.applier.release(connection.b.device)
-        connection.b.applier.release(connection.a.device)
         assert connection.driver_a.asks + connection.driver_b.asks <= ASKS_MAX, "too many repairs"
 
 

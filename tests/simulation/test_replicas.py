@@ -326,3 +326,20 @@ async def test_a_failure_that_a_later_write_settles_is_not_reported_any_more(
         assert a.source.tree() == b.source.tree()
         assert {b"child", b"a file"} <= {node.content for node in a.source.nodes.values()}
         assert a.applier.failures == b.applier.failures == {}
+
+
+async def test_the_shape_of_the_tree_is_settled_though_the_session_was_cut(autojump_clock: MockClock) -> None:
+    for steps in range(5, 60):
+        with devices(2) as (a, b):
+            a.source.mkdir(b"d/e")
+            b.source.edit(b"d", b"a file now")
+            await a.scan()
+            await trio.sleep(1)
+            await b.scan()
+            async with connected((a, b)):
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+            await meet((a, b))
+            assert a.source.tree() == b.source.tree()
+            assert a.source.nodes[b"d"].kind is Kind.DIRECTORY
+            assert b"a file now" in {node.content for node in a.source.nodes.values()}
