@@ -185,7 +185,7 @@ class Applier:
             # Under the lock nothing becomes pending, so nobody begins to fetch.
             if self.replica.totals.pending_items == 0 and not self.fetching:
                 self.untidy = False
-                await self.replica.executor.run(lambda: self.replica.source.tidy())
+                await self.replica.executor.run(self.replica.source.tidy)
 
     async def survey(self) -> None:
         """Go through all that is pending."""
