@@ -59,6 +59,8 @@ def decide(winner: Version, loser: Version) -> tuple[Draft | None, Draft | None]
             return (Draft(key=gone.item.key, kind=Kind.TOMBSTONE) if live is winner else None), None
         return (written_again(live) if live is loser else None), None
     if loser.item.kind is Kind.DIRECTORY and winner.item.kind is not Kind.DIRECTORY:
+        if is_old_news(winner, loser):
+            return draft(loser.item, loser.attributes), None  # as above: the directory replaced that content
         # What lives in the directory brings it back, and the device that holds this file's bytes puts
         # them aside then: a write from here, on top of both, would keep that device from doing so.
         return None, None
