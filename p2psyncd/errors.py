@@ -29,6 +29,7 @@ __all__ = [
     "NoSuchOffer",
     "NoSuchShare",
     "NotAFolder",
+    "NotHeld",
     "P2psyncError",
     "PairingError",
     "PairingFailed",
@@ -61,7 +62,10 @@ class P2psyncError(Exception):
     def message(self) -> str:
         """What the user reads: the detail (which names the thing), then what to do next."""
         advice = inspect.cleandoc(type(self).__doc__ or "").split("\n\n")[0].replace("\n", " ")
-        return f"{self.detail}. {advice}" if self.detail else advice
+        if not self.detail:
+            return advice
+        mark = " " if self.detail[-1] in ".?!" else ": " if " " not in self.detail else ". "
+        return f"{self.detail}{mark}{advice}"
 
     def __str__(self) -> str:
         return self.message
@@ -221,6 +225,12 @@ class WrongCode(PairingError):
     """The code does not match the one shown on the other device. Ask for a new one with `p2psync pair`."""
 
     wire_code = "wrong_code"
+
+
+class NotHeld(P2psyncError):
+    """There is nothing to approve, and nothing was changed. `p2psync status` shows how the shares stand."""
+
+    wire_code = "not_held"
 
 
 class CodeExpired(PairingError):

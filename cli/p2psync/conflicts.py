@@ -39,7 +39,7 @@ LoserOption = Annotated[
 
 def register(commands: Commands) -> None:
     """Declare the commands."""
-    group = commands.group("conflict", "Conflicts of files and of database rows.")
+    group = commands.group("conflict", "Conflicts: what two devices changed at once.")
     group.add("list")(show_all)
     group.add("show")(show)
     group.add("resolve")(resolve)

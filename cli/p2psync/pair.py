@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from ipaddress import ip_address
 from typing import Annotated
@@ -52,6 +53,8 @@ def pair(
     Without CODE the code is the first line of stdout, and the command waits until a device has joined.
     """
     if code:
+        if sys.stderr.isatty():  # looking may take half a minute: a person should know that it does
+            talk(f"Looking for the device that shows {escape(code)} …")
         device: Device = session.client.post(
             "/v1/pair/join", code=code, at=at, introduce=introduce, timeout_s=timeout
         )
@@ -91,8 +94,13 @@ def reachable_address(client: Client) -> str | None:
         status: Status = client.get("/v1/status")
     except P2psyncError:
         return None
-    listen = status["device"]["listen"]
+    listen = [one for one in status["device"]["listen"] if not is_wildcard(one)]
     return min(listen, key=distance, default=None)
+
+
+def is_wildcard(address: str) -> bool:
+    """Return whether an address means all of this device's: no use to another one."""
+    return address.rpartition(":")[0].strip("[]") in {"0.0.0.0", "::"}  # noqa: S104
 
 
 def distance(address: str) -> int:

@@ -34,7 +34,7 @@ class KindChoice(StrEnum):
 
 ShareArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=share_names)]
 OfferArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=offer_names)]
-PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A folder, or an SQLite database.")]
+PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A folder.")]
 NameOption = Annotated[
     str | None, typer.Option("--name", metavar="N", help="Its name; else PATH's last part.")
 ]
@@ -59,7 +59,7 @@ FromOption = Annotated[
 
 def register(commands: Commands) -> None:
     """Declare the commands."""
-    group = commands.group("share", "The shares: folders and databases kept equal.")
+    group = commands.group("share", "The shares: folders kept equal.")
     group.add("add")(add)
     group.add("list")(show)
     group.add("offers")(offers)
@@ -89,7 +89,7 @@ def add(
     with_devices: WithOption = None,
     as_json: Json = False,
 ) -> None:
-    """Share a folder or an SQLite database with the paired devices."""
+    """Share a folder with the paired devices (databases come in a later version)."""
     share: ShareStatus = session.client.post(
         "/v1/shares/add",
         path=absolute(path),

@@ -138,7 +138,10 @@ def share_attention(share: ShareStatus) -> Iterator[Attention]:
     if share["state"] == "held":
         yield {
             "message": f"{name} is held: {share['reason']}",
-            "command": f"p2psync share approve {quote(name)}",
+            # Approving carries out deletions; a disk that is not there has to come back.
+            "command": f"p2psync share approve {quote(name)}"
+            if "are gone" in (share["reason"] or "")
+            else "p2psync doctor",
         }
     elif share["state"] == "error":
         yield {"message": f"{name}: {share['reason']}", "command": "p2psync doctor"}

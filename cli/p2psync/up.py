@@ -101,10 +101,14 @@ def offer_lines(offers: list[Offer], status: Status) -> list[str]:
     other's share at the same place, and its own, which nobody else holds, gives way (its files stay).
     """
     places = {share["name"]: share["path"] for share in status["shares"]}
+    ids = {peer["name"]: peer["id"] for peer in status["peers"]}
     lines = []
     for one in offers:
         name, device = quote(one["name"]), quote(one["device"])
-        if one["name"] in places:
+        if one["name"] in places and status["device"]["id"] < ids.get(one["device"], ""):
+            # Only one of the two may be told to join: if both did at once, each would have the other's old share.
+            said = f"can join {one['name']} of this device; its own screen says how."
+        elif one["name"] in places:
             accept = f"p2psync share accept {name} {quote(places[one['name']])} --from {device}"
             said = f"offers {one['name']}, too. To join it with yours: {accept}"
         else:
@@ -123,6 +127,7 @@ class CodeShower:
         self.client = client
         self.code: str | None = None
         self.burned = 0
+        self.displaced = False
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -138,6 +143,11 @@ class CodeShower:
                     return
             except AnswerError as error:
                 self.burned += error.code == "wrong_code"
+                if error.code == "code_expired" and "another code" in str(error):
+                    self.displaced = (
+                        True  # `p2psync pair` runs elsewhere: two that show would take turns for ever
+                    )
+                    return
                 pause(BURNED_PAUSE_S)
             except P2psyncError:
                 return
@@ -148,6 +158,8 @@ class CodeShower:
         """Return what the person at the other device needs to know."""
         if self.burned >= BURNED_MAX:
             return ["Wrong codes were tried, so no new one is shown. `p2psync pair` shows one."]
+        if self.displaced:
+            return ["Another code is being shown; use that one, or `p2psync pair` for a new one."]
         if self.code is None:
             return []
         return [f"To pair a device, run there:  p2psync pair {escape(self.code)}"]

@@ -55,6 +55,7 @@ from p2psyncd.errors import (
     BadRequest,
     NoSuchDevice,
     NoSuchOffer,
+    NotHeld,
     PairingFailed,
     ShareHeld,
     TimedOut,
@@ -369,7 +370,7 @@ class DaemonBackend:
         """Release a held share."""
         share = self.daemon.shares.named(name)
         if share.replica.phase is not Phase.HELD:
-            raise BadRequest(f"{name} is not held")
+            raise NotHeld(f"{name} is not held")
         await share.approve()
         return self.share_row(share)
 

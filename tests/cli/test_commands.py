@@ -158,7 +158,7 @@ def test_an_empty_list_says_so_to_the_person_only(
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (NoSuchShare("Phtos"), 1, "p2psync: Phtos. There is no such share here. `p2psync share list` shows"),
+        (NoSuchShare("Phtos"), 1, "p2psync: Phtos: There is no such share here. `p2psync share list` shows"),
         (TimedOut("desk lacks 3 items"), 4, "p2psync: desk lacks 3 items. It did not finish in time."),
         (ShareHeld("Photos"), 5, "p2psync share approve NAME"),
         (NoSuchShare(EVIL), 1, "x\\x1b[2J\\u202e\\n"),

@@ -124,7 +124,7 @@ def test_an_error_that_is_not_ours_is_not_hidden(short_folder: Path, monkeypatch
         raise ExceptionGroup("", [ValueError("a mistake in the program")])
 
     monkeypatch.setattr("p2psyncd.main.trio.run", broken)
-    with pytest.raises(ExceptionGroup):
+    with pytest.RaisesGroup(ValueError):
         main(["--home", str(short_folder / "home"), *LOCAL])
 
 
