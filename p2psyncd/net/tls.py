@@ -48,6 +48,8 @@ def restrict(context: ssl.SSLContext) -> ssl.SSLContext:
     """Allow TLS 1.3 and nothing that outlives a connection."""
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
+    # CPython asks OpenSSL 3 to pass a cut connection off as a clean end; we want to know which it was.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     return context
 
 

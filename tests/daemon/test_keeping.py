@@ -13,7 +13,7 @@ from daemons import WAIT_S, Daemon, Lab, share, tree
 
 from p2psyncd.core.ids import ActorId
 from p2psyncd.daemon.replica import Phase
-from p2psyncd.errors import BadRequest, NoSuchItem, NoSuchShare, ShareHeld, TimedOut
+from p2psyncd.errors import BadRequest, NoSuchItem, NoSuchShare, NotHeld, ShareHeld, TimedOut
 from p2psyncd.sources.folder.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ async def test_a_mass_deletion_is_held_until_it_is_approved(two: tuple[Daemon, D
     await willow.until(lambda: willow.connected_to(maple), "connected")
     await both_settled(maple, willow)
     assert len(tree(here)) == len(tree(there)) == 1
-    with pytest.raises(BadRequest, match="not held"):
+    with pytest.raises(NotHeld, match="not held"):
         await willow.backend.share_approve("f")
 
 
