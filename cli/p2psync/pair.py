@@ -100,7 +100,7 @@ def reachable_address(client: Client) -> str | None:
 
 def is_wildcard(address: str) -> bool:
     """Return whether an address means all of this device's: no use to another one."""
-    return address.rpartition(":")[0].strip("[]") in {"0.0.0.0", "::"}  # noqa: S104
+    return address.rpartition(":")[0].strip("[]") in {"0.0.0.0", "::"}  # noqa: S104  # compared, never bound
 
 
 def distance(address: str) -> int:
@@ -110,7 +110,7 @@ def distance(address: str) -> int:
         parsed = ip_address(host)
     except ValueError:
         return 1
-    return 3 if parsed.is_loopback else 2 if parsed.is_link_local else 0 if parsed.version == 4 else 1  # noqa: PLR2004
+    return 3 if parsed.is_loopback else 2 if parsed.is_link_local else 0 if parsed.version == 4 else 1  # noqa: PLR2004  # ranks
 
 
 def local_time(when: str) -> str:

@@ -64,8 +64,8 @@ def show_change(before: Status | None, after: Status, *, as_json: bool) -> None:
 def live_picture() -> AbstractContextManager[Picture]:
     """Open a part of the terminal whose lines can be replaced again and again."""
     from rich.console import Console  # noqa: PLC0415  # a third of the client's start-up time
-    from rich.live import Live  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.live import Live  # noqa: PLC0415  # as above
+    from rich.text import Text  # noqa: PLC0415  # as above
 
     class Screen:
         def __init__(self) -> None:

@@ -227,7 +227,7 @@ class Mesh:
                 least = REFUSED_BACKOFF_S if state.trouble else BACKOFF_FIRST_S
                 backoff = min(max(backoff * 2, least), BACKOFF_MAX_S)
                 # Jitter: devices that lost a switch together shall not come back in step.
-                with trio.move_on_after(backoff * random.uniform(0.5, 1.0)):  # noqa: S311
+                with trio.move_on_after(backoff * random.uniform(0.5, 1.0)):  # noqa: S311  (no secret)
                     await wake.wait()
                     backoff = BACKOFF_FIRST_S
 

@@ -20,7 +20,7 @@ from p2psyncd.core.guard import is_mass_delete
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.knowledge import Knowledge
-from p2psyncd.core.storage import Pending, ShareStorage, Stored, Totals
+from p2psyncd.core.storage import Pending, ShareStorage, Totals
 from p2psyncd.core.version import Dot
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.ledger import Ledger
@@ -301,10 +301,6 @@ class Replica:
         """Run a blocking read on the store."""
         async with self.lock:
             return await self.executor.run(lambda: call(self.store))
-
-    async def stored(self, key: bytes) -> Stored | None:
-        """Return the newest version of an item."""
-        return await self.query(lambda store: store.get(key))
 
 
 def count_lost(store: ShareStorage, gone: Sequence[Observation]) -> int:

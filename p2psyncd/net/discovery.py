@@ -219,7 +219,7 @@ class Discovery:
             return None
         token = trio.lowlevel.current_trio_token()
 
-        def on_change(instance: str, there: bool) -> None:  # noqa: FBT001
+        def on_change(instance: str, there: bool) -> None:  # noqa: FBT001  (what zeroconf tells)
             # The daemon may have ended while zeroconf's thread was on its way here.
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(self.note, instance, there)
@@ -239,7 +239,7 @@ class Discovery:
             :ADDRESSES_MAX
         ]
 
-    def note(self, instance: str, there: bool) -> None:  # noqa: FBT001
+    def note(self, instance: str, there: bool) -> None:  # noqa: FBT001  (what zeroconf tells)
         """Remember that there is news of a service; runs in trio's thread."""
         if instance in self.dirty or len(self.dirty) < SERVICES_MAX:
             self.dirty[instance] = there

@@ -32,7 +32,7 @@ SAME_PORT_TRIES = 10
 # The system is out of descriptors or memory: wait for others to finish.
 EXHAUSTED_PAUSE_S = 0.2
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared, not bound)
 FAMILY_MISSING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 CLOSE_S = 3.0
 # What a connection may end with without being anybody's mistake here.
@@ -121,7 +121,7 @@ class Listener:
     def admit(self, raw: socket.socket, peer: tuple[str, int]) -> Visit | None:
         """Return a place for a new connection, or None when it is to be closed without a word."""
         try:
-            raw.setblocking(False)  # noqa: FBT003
+            raw.setblocking(False)  # noqa: FBT003  (the library's signature)
             tune_socket(raw)
             wanted = self.policy.permits(peer[0]) and self.only.accepts_local(raw.getsockname()[0])
         except OSError:

@@ -94,7 +94,7 @@ class TlsStream:
             OSError: The connection ended, or TLS failed (`ssl.SSLError`).
         """
         try:
-            raw.setblocking(False)  # noqa: FBT003
+            raw.setblocking(False)  # noqa: FBT003  (the library's signature)
             tls = context.wrap_socket(
                 raw, server_side=server_side, do_handshake_on_connect=False, suppress_ragged_eofs=False
             )
@@ -230,7 +230,7 @@ class TlsStream:
         tls = self.expect_open()
         self.tls = None
         trio.lowlevel.notify_closing(tls)
-        tls.setblocking(True)  # noqa: FBT003
+        tls.setblocking(True)  # noqa: FBT003  (the library's signature)
         return tls
 
 

@@ -184,7 +184,7 @@ class Staging:
         if not name.endswith(PART):
             return False
         with suppress(FileNotFoundError):
-            return self.now_s() - os.stat(self.path(name)).st_mtime < PART_AGE_S  # noqa: PTH116
+            return self.now_s() - os.stat(self.path(name)).st_mtime < PART_AGE_S  # noqa: PTH116  (bytes)
         return False
 
     def part_name(self, digest: bytes) -> bytes:
@@ -193,12 +193,12 @@ class Staging:
 
     def keep_part(self, name: bytes, digest: bytes) -> None:
         """Keep a content's beginning for another try."""
-        os.rename(self.path(name), self.path(self.part_name(digest)))  # noqa: PTH104
+        os.rename(self.path(name), self.path(self.part_name(digest)))  # noqa: PTH104  (bytes)
 
     def reopen_part(self, digest: bytes, name: bytes) -> int:
         """Return the descriptor of a content's beginning, under its new name; -1 if none was kept."""
         try:
-            os.rename(self.path(self.part_name(digest)), self.path(name))  # noqa: PTH104
+            os.rename(self.path(self.part_name(digest)), self.path(name))  # noqa: PTH104  (bytes)
         except FileNotFoundError:
             return -1
         return os.open(self.path(name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -210,7 +210,7 @@ class Staging:
 
     def adopt(self, name: bytes, digest: bytes) -> None:
         """Make a complete, verified file known under its digest."""
-        os.rename(self.path(name), self.path(digest.hex().encode()))  # noqa: PTH104
+        os.rename(self.path(name), self.path(digest.hex().encode()))  # noqa: PTH104  (bytes)
         self.staged.add(digest)
 
     def put_content(self, digest: bytes, data: bytes) -> None:
@@ -277,7 +277,7 @@ class Staging:
         kept = {digest.hex().encode() for digest in keep if digest in self.staged}
         removed = 0
         try:
-            names = os.listdir(self.folder)  # noqa: PTH208
+            names = os.listdir(self.folder)  # noqa: PTH208  (bytes)
         except FileNotFoundError:
             names = []
         for name in names:
