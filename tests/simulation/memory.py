@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import trio
 from blake3 import blake3
+from kinds import SECRET, SHARE, Clock
 
-from p2psyncd.core.ids import ActorId, DeviceId, ShareId
+from p2psyncd.core.ids import ActorId, DeviceId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.daemon.applier import Applier
@@ -30,22 +31,6 @@ from p2psyncd.sources.source import (
 )
 from p2psyncd.store.share import ShareStore
 from p2psyncd.wire.messages import Message, decode_message, encode_message
-
-SHARE = ShareId(b"simulated-share!")
-SECRET = bytes(32)
-
-
-class Clock:
-    """Trio's clock, which tests advance, with an error of its own."""
-
-    def __init__(self, skew_us: int = 0) -> None:
-        self.skew_us = skew_us
-
-    def now_us(self) -> int:
-        return 1_700_000_000_000_000 + int(trio.current_time() * 1_000_000) + self.skew_us
-
-    def monotonic_s(self) -> float:
-        return trio.current_time()
 
 
 @dataclass
