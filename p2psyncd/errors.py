@@ -16,6 +16,7 @@ __all__ = [
     "ConfigError",
     "DaemonNotRunning",
     "DatabasesUnsupported",
+    "DeviceDoubled",
     "DeviceRefused",
     "FileSystemUnfit",
     "FolderMissing",
@@ -262,6 +263,13 @@ class DeviceRefused(P2psyncError):
 
     exit_code = 5
     wire_code = "not_paired"
+
+
+class DeviceDoubled(P2psyncError):
+    """Two machines have one and the same identity, so both are refused. On the one that is the copy: stop p2psyncd, move its `identity` folder away, start it again and pair it anew; its files stay."""
+
+    exit_code = 5
+    wire_code = "device_doubled"
 
 
 class RemoteProtocolError(P2psyncError):

@@ -91,7 +91,8 @@ def checks(daemon: Supervisor) -> list[Check]:
         )
     for peer in daemon.mesh.peers.values():
         if peer.trouble:
-            found.append(check(f"device {peer.record.name}", peer.trouble, "`p2psync pair`", fine=""))
+            advice = f"`{peer.trouble_command}`" if peer.trouble_command else ""
+            found.append(check(f"device {peer.record.name}", peer.trouble, advice, fine=""))
     return found
 
 

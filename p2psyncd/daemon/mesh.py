@@ -11,18 +11,21 @@ import random
 import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import DeviceId, ShareId, format_device_id
 from p2psyncd.daemon.applier import Applier
+from p2psyncd.daemon.doubles import RETRY_S, Lives
 from p2psyncd.daemon.fetcher import Fetcher, serve
 from p2psyncd.daemon.peerlink import PeerEvents, PeerLink, Self, greet
 from p2psyncd.daemon.signal import Signal, first_of
 from p2psyncd.daemon.transfer import Held, Provider
 from p2psyncd.errors import (
     AddressNotAllowed,
+    DeviceDoubled,
     DeviceRefused,
     P2psyncError,
     ProtocolTooOld,
@@ -34,6 +37,7 @@ from p2psyncd.net.stream import TlsStream
 from p2psyncd.net.tls import CONTENT_ALPN, MAIN_ALPN
 from p2psyncd.net.transport import Link, dial
 from p2psyncd.store.device import DeviceStore, PeerRecord
+from p2psyncd.wire.messages import Greeting, Refusal, encode_message
 
 __all__ = ["Mesh", "PeerState"]
 
@@ -47,6 +51,7 @@ REFUSED_BACKOFF_S = 30.0
 # When both see each other at once, the device with the greater ID lets the other one dial first.
 COURTESY_S = 0.3
 CONTENT_DIAL_S = 10.0
+REFUSE_S = 1.0
 # Content connections that a peer has dialled and nobody has taken yet: it dials one when it is asked to.
 CONTENTS_WAITING_MAX = 4
 # First byte of a content connection, sent by the side that dialled: who will ask on it.
@@ -62,6 +67,11 @@ class PeerState:
     """Where mDNS says it is."""
     link: PeerLink | None = None
     trouble: str | None = None
+    trouble_command: str | None = None
+    """What to run about it."""
+    retry_s: float = BACKOFF_FIRST_S
+    """How long to wait at least before dialling again."""
+    lives: Lives = field(default_factory=Lives)
     wake: Signal = field(default_factory=Signal)
     contents: list[ssl.SSLSocket] = field(default_factory=list)
     content_came: Signal = field(default_factory=Signal)
@@ -134,7 +144,8 @@ class Mesh:
                 self.nursery.start_soon(self.keep, state)
         else:
             state.record = record
-        state.trouble = None
+            state.lives = Lives()
+        clear_trouble(state)
         if not patience_s:
             state.wake.fire()
         self.refresh()
@@ -224,8 +235,9 @@ class Mesh:
                 if await self.try_dial(state):
                     backoff = 0.0
                     continue
-                least = REFUSED_BACKOFF_S if state.trouble else BACKOFF_FIRST_S
-                backoff = min(max(backoff * 2, least), BACKOFF_MAX_S)
+                # A double is asked at a steady pace: that is how it is noticed when only one is left.
+                most = BACKOFF_MAX_S if state.retry_s != RETRY_S else RETRY_S
+                backoff = min(max(backoff * 2, state.retry_s), most)
                 # Jitter: devices that lost a switch together shall not come back in step.
                 with trio.move_on_after(backoff * random.uniform(0.5, 1.0)):  # noqa: S311  (no secret)
                     await wake.wait()
@@ -249,7 +261,7 @@ class Mesh:
                     policy=self.policy,
                 )
             except DeviceRefused as refused:
-                self.note_trouble(state, refused.message)
+                self.note_trouble(state, refused.message, command="p2psync pair")
                 continue
             except AddressNotAllowed as refused:
                 log.info("dial_refused peer=%s error=%s", state.record.name, refused.message)
@@ -262,8 +274,17 @@ class Mesh:
                 return True
         return False
 
-    def note_trouble(self, state: PeerState, trouble: str) -> None:
+    def note_trouble(
+        self,
+        state: PeerState,
+        trouble: str,
+        *,
+        command: str | None = None,
+        retry_s: float = REFUSED_BACKOFF_S,
+    ) -> None:
         """Remember why a device cannot be reached, and say so once."""
+        state.trouble_command = command
+        state.retry_s = retry_s
         if state.trouble != trouble:
             state.trouble = trouble
             log.warning("peer_trouble peer=%s trouble=%s", state.record.name, trouble)
@@ -278,18 +299,29 @@ class Mesh:
     async def attend(self, stream: TlsStream, found_by: str, *, task_status: trio.TaskStatus[bool]) -> None:
         """Greet on a new connection, keep it if it is the one to keep, and run it to its end."""
         link = Link(stream, inbound=found_by == "inbound")
+        begun_s = trio.current_time()
         started = False
         try:
             state = self.peers.get(link.peer)
             if state is None or state.record.paused:
                 return
             try:
-                greeting = await greet(link, self.us())
+                # A device that was alive twice has to say first who it is now.
+                refuse = (
+                    partial(self.refuse_doubled, state, link, begun_s)
+                    if state.lives.overlapping(begun_s)
+                    else None
+                )
+                greeting = await greet(link, self.us(), refuse)
             except ProtocolTooOld as old:
                 self.note_trouble(state, old.message)
                 return
             if self.peers.get(link.peer) is not state or state.record.paused:
                 return  # removed or paused while it greeted
+            refusal = self.refuse_doubled(state, link, begun_s, greeting)
+            if refusal is not None:
+                await self.end_doubled(state, link, refusal)
+                return
             if not self.prefers(state, link, greeting.instance):
                 started = state.link is not None
                 return
@@ -309,12 +341,45 @@ class Mesh:
         except* RemoteProtocolError as group:
             for error in group.exceptions:
                 log.warning("connection_refused address=%s error=%s", link.remote, error)
+        except* DeviceDoubled as group:
+            state = self.peers.get(link.peer)
+            if state is not None:
+                self.note_trouble(state, str(first_of_group(group)), retry_s=RETRY_S)
         except* P2psyncError as group:
             log.error("connection_failed address=%s error=%r", link.remote, group.exceptions)  # noqa: TRY400  (the errors say it all)
         finally:
             task_status.started(started)
             with trio.move_on_after(1, shield=True):
                 await link.aclose()
+
+    def refuse_doubled(
+        self, state: PeerState, link: Link, begun_s: float, greeting: Greeting
+    ) -> Refusal | None:
+        """Note a greeting; return how to refuse it if the device is alive in two daemons at once."""
+        now = trio.current_time()
+        if state.link is not None:
+            state.lives.heard(state.link.greeting.instance, state.link.heard_s)
+        host = link.remote.rpartition(":")[0]
+        state.lives.greeted(greeting.instance, begun_s=begun_s, now_s=now, host=host)
+        hosts = state.lives.overlapping(now)
+        if not hosts:
+            return None
+        doubled = DeviceDoubled(
+            f"{state.record.name} is alive twice, at {' and at '.join(sorted(set(hosts)))}."
+        )
+        return Refusal(code=doubled.wire_code, text=doubled.detail)
+
+    async def end_doubled(self, state: PeerState, link: Link, refusal: Refusal) -> None:
+        """Refuse a device on a connection that has greeted already, and on the one that is up."""
+        self.note_trouble(state, DeviceDoubled(refusal.text).message, retry_s=RETRY_S)
+        current = state.link
+        if current is not None:
+            current.post(refusal)
+            with trio.move_on_after(REFUSE_S):
+                await current.drained()
+            current.close()
+        with trio.move_on_after(REFUSE_S):
+            await link.send(encode_message(refusal))
 
     def prefers(self, state: PeerState, link: Link, instance: bytes) -> bool:
         """Settle a double dial: keep the connection that the device with the smaller ID dialled.
@@ -335,7 +400,7 @@ class Mesh:
         """Note a new connection."""
         self.close_contents(state)  # what the one before left
         state.link = link
-        state.trouble = None
+        clear_trouble(state)
         now = self.clock.now_us()
         if link.inbound:
             host = link.address.rpartition(":")[0]
@@ -354,6 +419,7 @@ class Mesh:
         if state.link is not link:
             return
         state.link = None
+        state.lives.heard(link.greeting.instance, link.heard_s)
         self.close_contents(state)
         if link.device in self.peers:
             self.devices.note_seen(link.device, None, link.found_by, self.clock.now_us())
@@ -498,3 +564,15 @@ class Mesh:
             return self.name
         state = self.peers.get(device)
         return state.record.name if state is not None else format_device_id(device)[:7]
+
+
+def clear_trouble(state: PeerState) -> None:
+    """Forget what was wrong with a device: it is connected, or was paired again."""
+    state.trouble = state.trouble_command = None
+    state.retry_s = BACKOFF_FIRST_S
+
+
+def first_of_group(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the first error in a group, however deep."""
+    first = group.exceptions[0]
+    return first_of_group(first) if isinstance(first, BaseExceptionGroup) else first

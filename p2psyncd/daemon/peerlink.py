@@ -21,7 +21,7 @@ from p2psyncd.core.version import unpack_vector
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.signal import Signal
-from p2psyncd.errors import P2psyncError, ProtocolTooOld, RemoteProtocolError, StateRestored
+from p2psyncd.errors import DeviceDoubled, P2psyncError, ProtocolTooOld, RemoteProtocolError, StateRestored
 from p2psyncd.net.addresses import parse_address, plain_ip
 from p2psyncd.net.transport import Link
 from p2psyncd.wire.messages import (
@@ -107,11 +107,17 @@ class Self:
     introduces: bool
 
 
-async def greet(link: Link, us: Self) -> Greeting:
+async def greet(link: Link, us: Self, refuse: Callable[[Greeting], Refusal | None] | None = None) -> Greeting:
     """Exchange greetings and return the peer's.
+
+    Args:
+        link: The new connection.
+        us: What we say.
+        refuse: Looks at the peer's greeting before ours is sent, and may answer it with a refusal.
 
     Raises:
         ProtocolTooOld: There is no common version.
+        DeviceDoubled: Another machine has this device's identity, says the peer.
         RemoteProtocolError: It says something else first.
         OSError, trio.Error: The connection broke.
     """
@@ -123,10 +129,16 @@ async def greet(link: Link, us: Self) -> Greeting:
         introduces=us.introduces,
     )
     with trio.fail_after(GREETING_S):
-        await link.send(encode_message(ours))
+        if refuse is None:
+            await link.send(encode_message(ours))
         message = decode_message(await link.receive())
+        if refuse is not None:
+            refusal = refuse(message) if isinstance(message, Greeting) else None
+            await link.send(encode_message(refusal or ours))
+            if refusal is not None:
+                raise refused_by(refusal)
     if isinstance(message, Refusal):
-        raise RemoteProtocolError(f"The other device refused: {message.text}")
+        raise refused_by(message)
     if not isinstance(message, Greeting):
         raise RemoteProtocolError("The other device did not greet")
     if PROTOCOL_VERSION not in message.versions:
@@ -134,6 +146,13 @@ async def greet(link: Link, us: Self) -> Greeting:
         side = message.name if older else us.name
         raise ProtocolTooOld(f"{side} speaks an older protocol")
     return message
+
+
+def refused_by(refusal: Refusal) -> P2psyncError:
+    """Return the error that a peer's refusal stands for."""
+    if refusal.code == DeviceDoubled.wire_code:
+        return DeviceDoubled(refusal.text)
+    return RemoteProtocolError(f"The other device refused: {refusal.text}")
 
 
 class PeerLink:
@@ -217,6 +236,7 @@ class PeerLink:
 
         Raises:
             RemoteProtocolError: The peer broke the rules.
+            DeviceDoubled: Another machine has this device's identity, says the peer.
             OSError, trio.Error: The connection broke.
         """
         with self.scope:
@@ -281,7 +301,7 @@ class PeerLink:
                     self.events.removed_by(self.device)
                     return
                 case Refusal():
-                    raise RemoteProtocolError(f"The other device refused: {message.text}")
+                    raise refused_by(message)
                 case Greeting():
                     raise RemoteProtocolError("A second greeting came")
                 case _:

@@ -209,7 +209,7 @@ def device_row(state: PeerState, mesh: Mesh) -> Device:
 def attention_of(mesh: Mesh, discovery_state: str) -> list[Attention]:
     """Return what needs a person and no other field of `status` says."""
     found: list[Attention] = [
-        Attention(message=f"{state.record.name}: {state.trouble}", command="p2psync pair")
+        Attention(message=f"{state.record.name}: {state.trouble}", command=state.trouble_command)
         for state in mesh.peers.values()
         if state.trouble
     ]

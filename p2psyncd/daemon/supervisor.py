@@ -359,7 +359,9 @@ class Supervisor:
         state = self.mesh.peers.get(device)
         if state is not None:
             self.mesh.note_trouble(
-                state, f"{state.record.name} has removed this device. Pair them again with `p2psync pair`."
+                state,
+                f"{state.record.name} has removed this device. Pair them again with `p2psync pair`.",
+                command="p2psync pair",
             )
 
     def content_wanted(self, device: DeviceId) -> None:

@@ -40,9 +40,9 @@ async def closed(link: Link) -> bool:
             return True
 
 
-def greeting(*versions: int) -> bytes:
+def greeting(*versions: int, instance: bytes = b"instance") -> bytes:
     return encode_message(
-        Greeting(versions=versions, name="willow", instance=b"restarts", ports=(), introduces=True)
+        Greeting(versions=versions, name="willow", instance=instance, ports=(), introduces=True)
     )
 
 
@@ -69,13 +69,19 @@ async def test_a_peer_of_another_protocol_is_named(two: tuple[Daemon, Daemon]) -
 
 async def test_a_second_connection_of_a_restarted_peer_replaces_the_first(two: tuple[Daemon, Daemon]) -> None:
     maple, willow = two
+    await willow.stop()
+    old = await dialled(maple, willow, MAIN_ALPN)
+    await old.send(greeting(1))
+    await maple.until(lambda: maple.connected_to(willow), "connected")
     before = maple.peer(willow).link  # type: ignore[union-attr]
     link = await dialled(maple, willow, MAIN_ALPN)
-    await link.send(greeting(1))
+    await link.send(greeting(1, instance=b"restarts"))
     await maple.until(lambda: maple.peer(willow).link not in {None, before}, "replaced")  # type: ignore[union-attr]
     # A second greeting is out of place.
     await link.send(greeting(1))
     assert await closed(link)
+    assert await closed(old)
+    await willow.start()
     await maple.until(lambda: maple.connected_to(willow), "connected for real")
 
 
