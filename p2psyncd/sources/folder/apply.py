@@ -15,7 +15,6 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.storage import Pending, Stored
@@ -266,8 +265,8 @@ class Batch:
                 state = fingerprint(os.fstat(opened))
             else:
                 # The descriptor's own path: it cannot be another file than the one just looked at.
-                path = Path(f"/proc/self/fd/{opened}")
-                path.chmod(attributes.mode)
+                path = f"/proc/self/fd/{opened}"
+                os.chmod(path, attributes.mode)  # noqa: PTH101  (through `os` like all access to files here)
                 os.utime(path, ns=times)
                 # An edit in the last microseconds would hide behind the mtime just set: read it again.
                 state = untrusted(fingerprint(os.fstat(opened)))

@@ -176,7 +176,7 @@ class Staging:
         try:
             return os.open(path, NEW_FLAGS, 0o600)
         except FileNotFoundError:
-            Path(os.fsdecode(self.folder)).mkdir(0o700, parents=True, exist_ok=True)
+            os.makedirs(self.folder, 0o700, exist_ok=True)  # noqa: PTH103  (bytes)
             return os.open(path, NEW_FLAGS, 0o600)
 
     def is_recent_part(self, name: bytes) -> bool:
