@@ -1,7 +1,7 @@
 """CBOR with limits: what a peer sends is hostile until it was checked here and in `messages`.
 
-A frame is at most `frames.FRAME_BYTES_MAX` long before it comes here. The decoder never allocates
-by a claimed length (it reads piecewise), nesting is bounded, indefinite lengths are refused.
+A frame is at most `frames.FRAME_BYTES_MAX` long before it comes here. What decoding may cost is bounded
+in `core.cbor`; here are the checks of single fields.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import cbor2
 
+from p2psyncd.core.cbor import decode_plain
 from p2psyncd.errors import RemoteProtocolError
 
 __all__ = ["decode", "encode", "take_bool", "take_bytes", "take_int", "take_list", "take_text"]
@@ -29,18 +30,9 @@ def decode(data: bytes) -> Any:  # noqa: ANN401  (the callers check every part b
     """Return the decoded value.
 
     Raises:
-        RemoteProtocolError: Not CBOR, nested too deep, or of indefinite length.
+        RemoteProtocolError: Not CBOR, too much of it, nested too deep, tagged, or of indefinite length.
     """
-    try:
-        return cbor2.loads(
-            data,
-            max_depth=DEPTH_MAX,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-        )
-    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise RemoteProtocolError(f"A message cannot be decoded ({type(error).__name__})") from error
+    return decode_plain(data, depth_max=DEPTH_MAX)
 
 
 def wrong(what: str) -> RemoteProtocolError:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import cbor2
 
+from p2psyncd.core.cbor import decode_plain
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.version import SEQ_MAX, Dot
@@ -92,10 +92,7 @@ def decode(meta: bytes) -> Attributes:
     Raises:
         RemoteProtocolError: It is not as `encode` makes it.
     """
-    try:
-        fields: Any = cbor2.loads(meta, max_depth=DEPTH_MAX)
-    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise RemoteProtocolError("An item's metadata cannot be decoded") from error
+    fields = decode_plain(meta, depth_max=DEPTH_MAX)
     if type(fields) is not list or len(fields) < FIELDS:
         raise RemoteProtocolError("An item's metadata is not a list of five")
     mode, mtime_ns, target, content, chosen = fields[:FIELDS]
