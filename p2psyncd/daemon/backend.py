@@ -248,9 +248,9 @@ class DaemonBackend:
             state.link.post(Removed())
             with trio.move_on_after(1.0, shield=True):
                 await state.link.drained()
-        daemon.devices.put_removal(
-            device, daemon.clock.now_us(), daemon.identity.device, everywhere=everywhere
-        )
+        # Later than its pairing whatever the clocks say.
+        removed_us = max(daemon.clock.now_us(), state.record.paired_us + 1)
+        daemon.devices.put_removal(device, removed_us, daemon.identity.device, everywhere=everywhere)
         daemon.mesh.drop(device)
         daemon.journal.tell("removed", device=state.record.name, message=f"removed {state.record.name}")
         told = [s.record.name for s in self.peers() if everywhere and s.link is not None]

@@ -10,7 +10,7 @@ import logging
 import random
 import ssl
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
@@ -150,6 +150,12 @@ class Mesh:
             state.wake.fire()
         self.refresh()
         return state
+
+    def note_paired(self, state: PeerState, paired_us: int) -> None:
+        """Note that somebody paired a device by code later than we knew."""
+        state.record = replace(state.record, paired_us=paired_us)
+        self.devices.put_peer(state.record)
+        self.refresh()
 
     def drop(self, device: DeviceId) -> None:
         """Forget a paired device and end its connection."""

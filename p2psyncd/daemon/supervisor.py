@@ -211,7 +211,10 @@ class Supervisor:
         """Store a device that was just paired by code, and connect to it."""
         earlier = self.mesh.peers.get(peer.device)
         self.before_pairing[peer.device] = earlier.record if earlier is not None else None
+        removal = self.devices.removed(peer.device)
         self.devices.forget_removal(peer.device)
+        # Later than the removal whatever the clocks say: so others take it in again when we introduce it.
+        paired_us = max(self.clock.now_us(), removal.removed_us + 1 if removal is not None else 0)
         record = PeerRecord(
             device=peer.device,
             name=self.free_name(peer.name, peer.device),
@@ -219,7 +222,7 @@ class Supervisor:
             introduced_by=None,
             addresses=(peer.address,) if peer.address else (),
             paused=False,
-            paired_us=self.clock.now_us(),
+            paired_us=paired_us,
             last_seen_us=self.clock.now_us(),
             found_by="address",
         )
@@ -303,6 +306,7 @@ class Supervisor:
                     name=state.record.name,
                     certificate=state.record.certificate,
                     addresses=state.record.addresses,
+                    paired_us=state.record.paired_us,
                 )
                 for state in self.mesh.peers.values()
                 if state.record.device != device and self.may_introduce(state.record.device)
@@ -315,44 +319,65 @@ class Supervisor:
         return self.config.pairing_introduce and self.devices.setting(f"introduce:{device.hex()}") != b"0"
 
     def introduced(self, by: DeviceId, introductions: Introductions) -> None:
-        """Take in what a peer says of other devices; removals win over introductions."""
-        introducer = self.mesh.describe(by)
+        """Take in what a peer says of other devices.
+
+        Of a removal everywhere and a pairing by code the later one counts. Each is stamped later than whatever its
+        device knew of the other, so that wrong clocks cannot undo what a person did last.
+        """
         for device, when_us in introductions.removed:
-            state = self.mesh.peers.get(device)
-            if state is not None and state.record.introduced_by is None and state.record.paired_us > when_us:
-                continue  # paired by code since then
-            if self.devices.removed(device) is None:
-                self.devices.put_removal(device, when_us, by, everywhere=True)
-            if state is not None and state.record.introduced_by is not None:
-                name = state.record.name
-                self.mesh.drop(device)
-                self.journal.tell("removed", device=name, message=f"{introducer} removed {name} everywhere")
-        if not self.may_introduce(by):
+            self.take_removal(by, device, when_us)
+        if self.may_introduce(by):
+            for one in introductions.devices:
+                if one.device != self.identity.device:
+                    self.take_introduction(by, one)
+
+    def take_removal(self, by: DeviceId, device: DeviceId, when_us: int) -> None:
+        """Believe a peer that a device was removed everywhere, unless it was paired since then."""
+        state = self.mesh.peers.get(device)
+        if state is not None and state.record.paired_us > when_us:
             return
-        for one in introductions.devices:
-            if one.device == self.identity.device or one.device in self.mesh.peers:
-                continue
-            if self.devices.removed(one.device) is not None:
-                continue
-            if device_of_certificate(one.certificate) != one.device:
-                raise RemoteProtocolError("An introduced device's certificate is not its own")
-            name = self.free_name(one.name, one.device)
-            self.mesh.put(
-                PeerRecord(
-                    device=one.device,
-                    name=name,
-                    certificate=one.certificate,
-                    introduced_by=by,
-                    addresses=one.addresses,
-                    paused=False,
-                    paired_us=self.clock.now_us(),
-                    last_seen_us=0,
-                    found_by="mdns",
-                )
+        removal = self.devices.removed(device)
+        if removal is None or not removal.everywhere or removal.removed_us < when_us:
+            self.devices.put_removal(device, when_us, by, everywhere=True)
+            self.mesh.refresh()  # others hear of it
+        if state is not None and state.record.introduced_by is not None:
+            name = state.record.name
+            self.mesh.drop(device)
+            self.journal.tell(
+                "removed", device=name, message=f"{self.mesh.describe(by)} removed {name} everywhere"
             )
-            self.journal.tell("introduced", device=name, message=f"{introducer} introduced {name}")
-            if self.discovery is not None:
-                self.discovery.refresh()
+
+    def take_introduction(self, by: DeviceId, one: Introduced) -> None:
+        """Come to know a device that a peer introduces, unless it was removed since it was paired."""
+        state = self.mesh.peers.get(one.device)
+        if state is not None:
+            if one.paired_us > state.record.paired_us:
+                # Heard of now, so that a removal on this device is stamped later.
+                self.mesh.note_paired(state, one.paired_us)
+            return
+        removal = self.devices.removed(one.device)
+        if removal is not None and not (removal.everywhere and one.paired_us > removal.removed_us):
+            return
+        if device_of_certificate(one.certificate) != one.device:
+            raise RemoteProtocolError("An introduced device's certificate is not its own")
+        self.devices.forget_removal(one.device)
+        name = self.free_name(one.name, one.device)
+        self.mesh.put(
+            PeerRecord(
+                device=one.device,
+                name=name,
+                certificate=one.certificate,
+                introduced_by=by,
+                addresses=one.addresses,
+                paused=False,
+                paired_us=one.paired_us,
+                last_seen_us=0,
+                found_by="mdns",
+            )
+        )
+        self.journal.tell("introduced", device=name, message=f"{self.mesh.describe(by)} introduced {name}")
+        if self.discovery is not None:
+            self.discovery.refresh()
 
     def removed_by(self, device: DeviceId) -> None:
         """Note that a peer has removed this device: it has to be paired again."""

@@ -52,6 +52,8 @@ CERTIFICATE_BYTES_MAX = 4096
 INSTANCE_BYTES = 8
 HASHES_MAX = 65_536
 LISTS_MAX = 4096
+# Microseconds since 1970; far below what SQLite can hold, for a later pairing or removal counts on from it.
+TIME_MAX = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,8 @@ class Introduced:
     name: str
     certificate: bytes
     addresses: tuple[str, ...]
+    paired_us: int = 0
+    """When somebody last paired it by code, as far as the sender knows; a removal from before that is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +172,7 @@ class Introductions:
     def fields(self) -> list[Any]:
         """Return the fields in order."""
         return [
-            [[d.device, d.name, d.certificate, list(d.addresses)] for d in self.devices],
+            [[d.device, d.name, d.certificate, list(d.addresses), d.paired_us] for d in self.devices],
             [[device, when_us] for device, when_us in self.removed],
         ]
 
@@ -187,12 +191,13 @@ class Introductions:
                         take_text(a, "address", most=NAME_MAX)
                         for a in take_list(addresses, "addresses", most=64)
                     ),
+                    paired_us=take_stamp(row[4]) if len(row) > 4 else 0,  # noqa: PLR2004
                 )
             )
         removed = []
         for row in take_list(fields[1], "removed", most=LISTS_MAX):
             device, when_us = take_list(row, "removed", least=2, most=64)[:2]
-            removed.append((take_device(device), take_int(when_us, "time")))
+            removed.append((take_device(device), take_stamp(when_us)))
         return cls(devices=tuple(devices), removed=tuple(removed))
 
 
@@ -501,6 +506,11 @@ def take_share(value: object) -> ShareId:
 def take_device(value: object) -> DeviceId:
     """Return a checked device ID."""
     return DeviceId(take_bytes(value, "device", least=DEVICE_ID_BYTES, most=DEVICE_ID_BYTES))
+
+
+def take_stamp(value: object) -> int:
+    """Return when a device was paired or removed; a nonsensical future is cut to one that can be counted on from."""
+    return min(take_int(value, "time"), TIME_MAX)
 
 
 def encode_message(message: Message) -> bytes:

@@ -209,6 +209,36 @@ async def test_a_removal_everywhere_reaches_the_introduced(lab: Lab) -> None:
     assert {row["name"] for row in await willow.backend.devices()} == {"birch", "maple"}
 
 
+async def test_a_device_removed_everywhere_and_paired_again_by_code_is_introduced_again(lab: Lab) -> None:
+    maple, willow, birch = await three_by_introduction(lab)
+    # The clocks are wrong in the worst way: what is done later is stamped earlier.
+    maple.clock.ahead_s = 86400.0
+    await maple.backend.device_remove("birch", everywhere=True)
+    await willow.until(lambda: willow.peer(birch) is None, "removed by introduction")
+    maple.clock.ahead_s = -86400.0
+    await connect(maple, birch)
+    await willow.until(lambda: willow.connected_to(birch), "introduced again")
+    rows = {row["name"]: row for row in await willow.backend.devices()}
+    assert rows["birch"]["introduced_by"] == "maple"
+    # Removed once more, on the other: maple keeps what it paired by code, and yet does not bring it back.
+    await willow.backend.device_remove("birch", everywhere=True)
+    assert willow.peer(birch) is None
+    await maple.restart()
+    await maple.until(lambda: maple.connected_to(willow), "connected")
+    assert [row["name"] for row in await willow.backend.devices()] == ["maple"]
+
+
+async def test_a_device_removed_here_alone_is_not_brought_back_by_others(lab: Lab) -> None:
+    maple, willow, birch = await three_by_introduction(lab)
+    await willow.backend.device_remove("birch", everywhere=False)
+    await maple.backend.device_remove("birch", everywhere=False)
+    await connect(maple, birch)
+    maple.make("f", a_txt="x")
+    await share(maple, willow)  # what maple says of birch has come by then
+    assert willow.peer(birch) is None
+    assert willow.supervisor.devices.removed(birch.supervisor.identity.device) is not None
+
+
 async def test_without_introductions_everybody_stays_a_stranger(lab: Lab) -> None:
     maple, willow, birch = [await lab.daemon(name) for name in ("maple", "willow", "birch")]
     await connect(maple, willow, introduce=False)

@@ -78,7 +78,13 @@ EXAMPLES = [
     Offers(offers=(Offer(share=SHARE, name="n", kind="folder", secret=b"k" * 32, items=1, size=2),)),
     Introductions(
         devices=(
-            Introduced(device=DeviceId(b"d" * 32), name="x", certificate=b"c", addresses=("10.0.0.1:22600",)),
+            Introduced(
+                device=DeviceId(b"d" * 32),
+                name="x",
+                certificate=b"c",
+                addresses=("10.0.0.1:22600",),
+                paired_us=7,
+            ),
         ),
         removed=((DeviceId(b"e" * 32), 5),),
     ),
