@@ -13,7 +13,7 @@ from typing import NamedTuple
 from p2psyncd.core.item import Item
 from p2psyncd.core.version import Dot
 from p2psyncd.sources.folder.attributes import decode_or_plain
-from p2psyncd.sources.folder.layout import NAME_BYTES_MAX
+from p2psyncd.sources.folder.layout import KEY_BYTES_MAX, NAME_BYTES_MAX
 
 __all__ = ["ConflictName", "aside_key", "is_conflict", "parse_conflict", "tag_of"]
 
@@ -85,6 +85,9 @@ def aside_key(item: Item) -> bytes:
     time = (EPOCH + timedelta(seconds=seconds)).strftime(TIME_FORMAT)
     mark = f" (conflict {time} {tag_of(dot)})".encode()
     stem = shorten(stem, NAME_BYTES_MAX - len(mark) - len(extension))
+    # Where a path can be no longer the copy lies further up.
+    while len(directory) + len(slash) + NAME_BYTES_MAX > KEY_BYTES_MAX:
+        directory, slash, _ = directory.rpartition(b"/")
     return directory + slash + stem + mark + extension
 
 

@@ -9,6 +9,7 @@ from p2psyncd.core.item import Draft, Item, Kind, supersede
 from p2psyncd.core.version import Dot
 from p2psyncd.sources.folder.attributes import Attributes, encode
 from p2psyncd.sources.folder.conflicts import aside_key, is_conflict, parse_conflict, tag_of
+from p2psyncd.sources.folder.layout import KEY_BYTES_MAX, check_key
 
 ACTOR = ActorId(bytes.fromhex("3f9a2c1b00000000"))
 TIME_US = 1_795_409_232_000_000  # 2026-11-23 04:47:12 UTC
@@ -86,3 +87,14 @@ def test_other_names_are_no_conflict(key: bytes) -> None:
 def test_a_clock_thousands_of_years_ahead_still_makes_a_name() -> None:
     assert is_conflict(aside_key(version(b"f", time_us=2**62)))
     assert tag_of(Dot(ACTOR, 2**62 + 5)) == "3f9a2c1b0005"
+
+
+@pytest.mark.parametrize("component", [b"d", b"d" * 200, b"d" * 255])
+def test_a_copy_of_what_lies_at_the_end_of_the_longest_path_lies_further_up(component: bytes) -> None:
+    parts = [component] * (KEY_BYTES_MAX // (len(component) + 1))
+    key = b"/".join([*parts, b"f.txt"])[:KEY_BYTES_MAX]
+    copy = aside_key(version(key))
+    check_key(copy)
+    assert is_conflict(copy)
+    assert key.startswith(copy.rpartition(b"/")[0] + b"/")
+    assert parse_conflict(copy) is not None
