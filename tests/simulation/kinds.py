@@ -9,7 +9,8 @@ kind is printed, cut down and replayed alike.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -175,11 +176,11 @@ class Machine(Protocol):
         """Return the whole content of the share here, by name; equal on all devices when they agree."""
         ...
 
-    def claims(self) -> Set[Claim]:
+    def claims(self) -> AbstractSet[Claim]:
         """Return what is on the disk now, outside history and staging."""
         ...
 
-    def kept(self) -> Set[bytes]:
+    def kept(self) -> AbstractSet[bytes]:
         """Return the values that lie in history here: replaced or deleted by remote changes."""
         ...
 
