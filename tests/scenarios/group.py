@@ -1,0 +1,187 @@
+"""Some devices that share one folder: what they do to it, and whether all of them end with the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import trio
+from daemons import WAIT_S, Daemon, share
+from p2plab.trees import differences, leftovers
+
+from p2psyncd.control.messages import Conflict
+
+__all__ = ["Group", "contents", "put", "texts"]
+
+# A look costs a question to each daemon; between two of them something has to have happened.
+LOOK_S = 0.02
+HISTORY = Path(".p2psync/history")
+
+
+@dataclass
+class Group:
+    """Devices in a row: each shares the folder with the next."""
+
+    daemons: list[Daemon]
+    name: str = "f"
+    parted: bool = False
+    received: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def folder(self, number: int) -> Path:
+        """Return one device's folder."""
+        return self.daemons[number].folder / self.name
+
+    @property
+    def folders(self) -> list[Path]:
+        """Return the folders of all."""
+        return [self.folder(number) for number in range(len(self.daemons))]
+
+    async def begin(self, **files: str) -> list[Path]:
+        """Share a folder with these files (see `Daemon.make`) and return everybody's."""
+        self.daemons[0].make(self.name, **files)
+        for owner, taker in pairwise(self.daemons):
+            await share(owner, taker, self.name)
+        await self.settle()
+        self.count()
+        return self.folders
+
+    # Apart and together
+
+    async def part(self) -> None:
+        """Cut the connections: what happens now, happens on both sides at once."""
+        for one, other in pairwise(self.daemons):
+            await one.backend.device_pause(other.name)
+            await other.until(lambda o=other, c=one: not o.connected_to(c), "disconnected")  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        self.parted = True
+
+    async def noted(self, *numbers: int) -> None:
+        """Wait until devices have made versions of what was done to their folders."""
+        for number in numbers or range(len(self.daemons)):
+            await self.daemons[number].backend.share_rescan(self.name)
+
+    async def meet(self) -> None:
+        """Connect again and wait until nothing moves any more."""
+        for one, other in pairwise(self.daemons):
+            if self.parted:
+                await one.backend.device_resume(other.name)
+            await one.until(lambda o=one, c=other: o.connected_to(c), "connected")  # type: ignore[misc]  # as above
+        self.parted = False
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until all have the same root, and everybody knows that of its neighbours."""
+        roots: list[str] = []
+        with trio.move_on_after(WAIT_S):
+            while True:
+                for daemon in self.daemons:
+                    await daemon.wait(self.name)
+                rows = [await self.row(number) for number in range(len(self.daemons))]
+                roots = [row["root"] for row in rows]
+                if len(set(roots)) == 1 and all(peer["in_sync"] for row in rows for peer in row["peers"]):
+                    return
+                await trio.sleep(LOOK_S)
+        raise AssertionError(f"no agreement: {roots}")
+
+    async def row(self, number: int) -> dict[str, object]:
+        """Return the share as a device's `status` shows it."""
+        rows = await self.daemons[number].backend.share_list()
+        return next(dict(row) for row in rows if row["name"] == self.name)
+
+    # What must hold
+
+    async def same(self, *, conflicts: int = 0) -> dict[str, str | None]:
+        """Settle, check that everything is equal and well on all devices, and return what they hold.
+
+        That is: names, bytes, modes, times and targets; roots; the lists of conflicts; what the records
+        say against what lies on the disk; nothing left in staging, nothing needed, no errors.
+        """
+        await self.settle()
+        first, *others = self.folders
+        for other in others:
+            assert differences(first, other) == []
+        listed = [await self.conflict_places(number) for number in range(len(self.daemons))]
+        for number, daemon in enumerate(self.daemons):
+            row = await self.row(number)
+            assert (row["state"], row["reason"], row["errors"]) == ("idle", None, []), daemon.name
+            assert (row["need_items"], row["need_bytes"]) == (0, 0), daemon.name
+            assert (await daemon.backend.verify(self.name))["problems"] == [], daemon.name
+            assert row["conflicts"] == conflicts, (daemon.name, sorted(contents(first)))
+            assert listed[number] == listed[0], daemon.name
+        await self.clean()
+        return contents(first)
+
+    async def clean(self) -> None:
+        """Wait until nothing is left in anybody's staging: it is emptied once nothing is wanted."""
+        with trio.move_on_after(WAIT_S):
+            while any(leftovers(folder) for folder in self.folders):
+                await trio.sleep(LOOK_S)
+        assert [leftovers(folder) for folder in self.folders] == [[] for _ in self.folders]
+
+    async def conflicts(self, number: int = 0) -> list[Conflict]:
+        """Return the conflicts that a device lists."""
+        return await self.daemons[number].backend.conflicts(include_resolved=False)
+
+    async def conflict_places(self, number: int) -> list[tuple[str, str, list[str]]]:
+        """Return what must be equal everywhere: a device is named only by those that know it."""
+        return [
+            (one["id"], one["item"], [loser["where"] for loser in one["losers"]])
+            for one in await self.conflicts(number)
+        ]
+
+    def kept(self, number: int) -> list[str]:
+        """Return the contents in a device's history, sorted."""
+        history = self.folder(number) / HISTORY
+        return sorted(path.read_text() for path in history.rglob("*") if path.is_file())
+
+    # What travelled
+
+    def count(self) -> None:
+        """Count contents from now on."""
+        self.received = {daemon.name: self.fetched(daemon) for daemon in self.daemons}
+
+    def fetched(self, daemon: Daemon) -> tuple[int, int]:
+        """Return how many contents and content bytes a device has fetched since it was started."""
+        applier = daemon.running(self.name).applier
+        return applier.received_items, applier.received_bytes
+
+    def travelled(self) -> tuple[int, int]:
+        """Return how many contents, and bytes of them, were fetched since `count`; restarts are not minded."""
+        now = [self.fetched(daemon) for daemon in self.daemons]
+        then = [self.received[daemon.name] for daemon in self.daemons]
+        return sum(n[0] - t[0] for n, t in zip(now, then, strict=True)), sum(
+            n[1] - t[1] for n, t in zip(now, then, strict=True)
+        )
+
+
+def contents(root: Path) -> dict[str, str | None]:
+    """Return what a folder holds by name: the text of a file, `→ target` of a link, None for a directory."""
+    found: dict[str, str | None] = {}
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        if relative.parts[0] != ".p2psync":
+            found[str(relative)] = content(path)
+    return found
+
+
+def content(path: Path) -> str | None:
+    """Return what one path holds."""
+    if path.is_symlink():
+        return f"→ {os.readlink(path)}"  # noqa: PTH115  (text as it is)
+    return None if path.is_dir() else path.read_text("utf-8", "surrogateescape")
+
+
+def put(path: Path, text: str, *, age_s: float = 0.0) -> None:
+    """Write a file as a program that saves it does, with a time of its own if `age_s` is given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    if age_s:
+        when = path.stat().st_mtime_ns - int(age_s * 1e9)
+        os.utime(path, ns=(when, when))
+
+
+def texts(found: dict[str, str | None]) -> Sequence[str]:
+    """Return the contents of files and links, sorted."""
+    return sorted(text for text in found.values() if text is not None)
