@@ -16,6 +16,7 @@ import os
 import stat
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cryptography import x509
@@ -34,6 +35,7 @@ CERTIFICATE_FILE = "certificate.pem"
 VALID_FROM = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 VALID_UNTIL = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 SERIAL_BYTES = 8
+SIGNATURE_BYTES = 64  # RFC 8032
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 
@@ -115,7 +117,12 @@ def read_key(path: Path) -> Ed25519PrivateKey:
 
 def certificate_of(key: Ed25519PrivateKey) -> x509.Certificate:
     """Return the one certificate of this key."""
-    device = device_of_key(key.public_key())
+    return unsigned_certificate(key.public_key()).sign(key, algorithm=None)
+
+
+def unsigned_certificate(key: Ed25519PublicKey) -> x509.CertificateBuilder:
+    """Return all of a device's certificate but the signature."""
+    device = device_of_key(key)
     # The ID as the name: OpenSSL looks trust anchors up by name, so no two devices may share one.
     # Its groups fit the 64 characters of a common name.
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, format_device_id(device))])
@@ -134,7 +141,7 @@ def certificate_of(key: Ed25519PrivateKey) -> x509.Certificate:
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
-        .public_key(key.public_key())
+        .public_key(key)
         # The top bit cleared keeps the number positive, as RFC 5280 wants it.
         .serial_number(int.from_bytes(device[:SERIAL_BYTES], "big") >> 1 or 1)
         .not_valid_before(VALID_FROM)
@@ -142,7 +149,6 @@ def certificate_of(key: Ed25519PrivateKey) -> x509.Certificate:
         # Not a CA: a peer must not be able to sign certificates for others.
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .sign(key, algorithm=None)
     )
 
 
@@ -154,20 +160,38 @@ def device_of_key(key: Ed25519PublicKey) -> DeviceId:
 def device_of_certificate(der: bytes) -> DeviceId:
     """Return the ID of the device that a certificate belongs to.
 
+    A device's certificate has one form, byte for byte, which follows from its key. Another one that its key signed as
+    well could bear another device's name, and OpenSSL, which looks for trust anchors by name, would then find the
+    wrong one and lock that device out; or be one that OpenSSL cannot read, which would lock out everybody.
+
     Raises:
-        RemoteProtocolError: Not a certificate, not Ed25519, or not signed by its own key.
+        RemoteProtocolError: Not the certificate that `load_or_create` makes of a key.
     """
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        key = certificate.public_key()
+        key = x509.load_der_x509_certificate(der).public_key()
         if not isinstance(key, Ed25519PublicKey):
             msg = "a certificate whose key is not Ed25519"
             raise RemoteProtocolError(msg)
-        certificate.verify_directly_issued_by(certificate)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+        key.verify(der[-SIGNATURE_BYTES:], signed_part(der, key))
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
         msg = "something that is not the certificate of a device"
         raise RemoteProtocolError(msg) from error
     return device_of_key(key)
+
+
+def signed_part(der: bytes, key: Ed25519PublicKey) -> bytes:
+    """Return what the signature in a certificate is for; ValueError if the certificate is not the one of this key."""
+    # Signed by nobody in particular: only the form counts, and the signature is what comes last.
+    form = unsigned_certificate(key).sign(nobody(), algorithm=None)
+    if form.public_bytes(serialization.Encoding.DER)[:-SIGNATURE_BYTES] != der[:-SIGNATURE_BYTES]:
+        raise ValueError("another form")
+    return form.tbs_certificate_bytes
+
+
+@cache
+def nobody() -> Ed25519PrivateKey:
+    """Return a key that everybody knows, and no device has."""
+    return Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 
 def tighten(path: Path, mode: int) -> None:

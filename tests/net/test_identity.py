@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import ssl
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from p2psyncd.core.ids import format_device_id
 from p2psyncd.errors import HomeUnusable, IdentityDamaged, RemoteProtocolError
 from p2psyncd.net import identity as identity_module
 from p2psyncd.net.identity import Identity, device_of_certificate
+from p2psyncd.net.tls import MAIN_ALPN, client_context, server_context
 
 NOW_US = 1_760_000_000_000_000
 
@@ -116,15 +118,85 @@ def certificate(
     return builder.sign(signer or key, with_hash).public_bytes(serialization.Encoding.DER)
 
 
+def with_another_name(device: str) -> bytes:
+    """Return a certificate in the right form, but for the name, rightly signed by its own key."""
+    key = Ed25519PrivateKey.generate()
+    right = identity_module.certificate_of(key)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name(device))
+        .issuer_name(name(device))
+        .public_key(key.public_key())
+        .serial_number(right.serial_number)
+        .not_valid_before(right.not_valid_before_utc)
+        .not_valid_after(right.not_valid_after_utc)
+    )
+    for extension in right.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    return builder.sign(key, None).public_bytes(serialization.Encoding.DER)
+
+
+def with_version(number: int) -> bytes:
+    """Return a device's certificate that claims another version of X.509."""
+    key = Ed25519PrivateKey.generate()
+    right = identity_module.certificate_of(key).public_bytes(serialization.Encoding.DER)
+    return right.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01" + bytes([number]), 1)
+
+
+def test_a_certificate_in_the_name_of_another_device_would_lock_that_device_out(tmp_path: Path) -> None:
+    """Why `device_of_certificate` takes one form only: OpenSSL looks for trust anchors by their names."""
+    victim = Identity.load_or_create(tmp_path / "victim", NOW_US)
+    us = Identity.load_or_create(tmp_path / "us", NOW_US)
+    false = with_another_name(format_device_id(victim.device))
+    assert handshake(us, victim, trusted=[victim.certificate]) is None
+    assert handshake(us, victim, trusted=[false, victim.certificate]) is not None
+    with pytest.raises(RemoteProtocolError):
+        device_of_certificate(false)
+
+
+def handshake(server: Identity, client: Identity, *, trusted: list[bytes]) -> ssl.SSLError | None:
+    """Return why TLS fails between two devices in memory; None if it does not."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = client_context(client, server.certificate, MAIN_ALPN)
+    ours = server_context(server, trusted).wrap_bio(to_server, to_client, server_side=True)
+    theirs = context.wrap_bio(to_client, to_server)
+    for side in (theirs, ours) * 3:
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLError as error:
+            return error
+    return None
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: with_another_name("somebody else"),
+        lambda: with_version(6),
+        lambda: with_version(0),
+        lambda: (
+            identity_module.certificate_of(Ed25519PrivateKey.generate()).public_bytes(
+                serialization.Encoding.DER
+            )
+            + b"x"
+        ),
         lambda: b"",
         lambda: b"nonsense",
         lambda: certificate(ec.generate_private_key(ec.SECP256R1())),
         lambda: certificate(Ed25519PrivateKey.generate(), signer=Ed25519PrivateKey.generate()),
     ],
-    ids=["empty", "garbage", "elliptic curve", "signed by another"],
+    ids=[
+        "another name",
+        "unknown version",
+        "version 1",
+        "and more",
+        "empty",
+        "garbage",
+        "elliptic curve",
+        "signed by another",
+    ],
 )
 def test_what_is_not_a_device_s_certificate_is_refused(make: Callable[[], bytes]) -> None:
     with pytest.raises(RemoteProtocolError):
