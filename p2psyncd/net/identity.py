@@ -35,7 +35,10 @@ CERTIFICATE_FILE = "certificate.pem"
 VALID_FROM = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 VALID_UNTIL = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 SERIAL_BYTES = 8
-SIGNATURE_BYTES = 64  # RFC 8032
+# RFC 8032
+KEY_BYTES, SIGNATURE_BYTES = 32, 64
+# What stands before the key in DER: subjectPublicKeyInfo of RFC 8410.
+KEY_INFO = bytes.fromhex("302a300506032b6570032100")
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 
@@ -164,28 +167,24 @@ def device_of_certificate(der: bytes) -> DeviceId:
     well could bear another device's name, and OpenSSL, which looks for trust anchors by name, would then find the
     wrong one and lock that device out; or be one that OpenSSL cannot read, which would lock out everybody.
 
+    So it is not parsed: the key is taken out of it, the form is made again, and the two are compared.
+
     Raises:
         RemoteProtocolError: Not the certificate that `load_or_create` makes of a key.
     """
+    _, _, rest = der.partition(KEY_INFO)
     try:
-        key = x509.load_der_x509_certificate(der).public_key()
-        if not isinstance(key, Ed25519PublicKey):
-            msg = "a certificate whose key is not Ed25519"
+        key = Ed25519PublicKey.from_public_bytes(rest[:KEY_BYTES])
+        # Signed by nobody in particular: only the form counts, and the signature is what comes last.
+        form = unsigned_certificate(key).sign(nobody(), algorithm=None)
+        if form.public_bytes(serialization.Encoding.DER)[:-SIGNATURE_BYTES] != der[:-SIGNATURE_BYTES]:
+            msg = "a certificate of another form than a device's"
             raise RemoteProtocolError(msg)
-        key.verify(der[-SIGNATURE_BYTES:], signed_part(der, key))
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
+        key.verify(der[-SIGNATURE_BYTES:], form.tbs_certificate_bytes)
+    except (ValueError, InvalidSignature) as error:
         msg = "something that is not the certificate of a device"
         raise RemoteProtocolError(msg) from error
     return device_of_key(key)
-
-
-def signed_part(der: bytes, key: Ed25519PublicKey) -> bytes:
-    """Return what the signature in a certificate is for; ValueError if the certificate is not the one of this key."""
-    # Signed by nobody in particular: only the form counts, and the signature is what comes last.
-    form = unsigned_certificate(key).sign(nobody(), algorithm=None)
-    if form.public_bytes(serialization.Encoding.DER)[:-SIGNATURE_BYTES] != der[:-SIGNATURE_BYTES]:
-        raise ValueError("another form")
-    return form.tbs_certificate_bytes
 
 
 @cache
