@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import trio
 
 from p2psyncd.core.ids import DeviceId
+from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Pending
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.signal import Signal, first_of
@@ -228,6 +229,15 @@ class Applier:
             self.failures.pop(pending.item.key, None)
         self.blocked.update(unsettled)
         self.failures.update(failures)
+        await self.follow({p.item.key for p in ready if p.item.kind is Kind.DIRECTORY} - set(unsettled))
+
+    async def follow(self, directories: set[bytes]) -> None:
+        """Try at once what waited for a directory: it comes late where one side deleted it and the other one filled it."""
+        waiting = [key for key in self.blocked if directories and key.rpartition(b"/")[0] in directories]
+        if waiting:
+            self.blocked.difference_update(waiting)
+            found = await self.replica.query(lambda store: store.pending_of(sorted(waiting)))
+            await self.work_on([found[key] for key in sorted(found)])
 
     @property
     def active(self) -> bool:
