@@ -42,7 +42,7 @@ __all__ = [
     "ShareExists",
     "ShareHeld",
     "StateCorrupt",
-    "StateRestored",
+    "StateForked",
     "StateTooNew",
     "TimedOut",
     "WrongCode",
@@ -278,10 +278,10 @@ class RemoteProtocolError(P2psyncError):
     wire_code = "protocol"
 
 
-class StateRestored(RemoteProtocolError):
-    """This device's state is older than what others have seen of it: a backup was put back. Nothing is exchanged; remove the share here (the files stay) and accept it again: they merge."""
+class StateForked(RemoteProtocolError):
+    """One of the two devices goes on from an older or a copied state of this share. It begins anew by itself, and nothing is lost; if this stays, remove the share there (the files stay) and accept it again."""
 
-    wire_code = "state_restored"
+    wire_code = "state_forked"
 
 
 class ProtocolTooOld(RemoteProtocolError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from p2psyncd.core.ids import ActorId, DeviceId
@@ -16,7 +17,9 @@ from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.version import Dot
 
-__all__ = ["Listed", "Pending", "ShareStorage", "Stored", "Totals"]
+__all__ = ["NOTHING", "Listed", "Pending", "ShareStorage", "Stored", "Totals"]
+
+NOTHING: Knowledge = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +70,12 @@ class Totals:
 class ShareStorage(Protocol):
     """Everything of one share that must survive a restart."""
 
-    def transaction(self) -> AbstractContextManager[None]:
-        """Make all writes inside the block one durable-or-nothing step; nests."""
+    def transaction(self, *, durable: bool = False) -> AbstractContextManager[None]:
+        """Make all writes inside the block one step: written as a whole or not at all; nests.
+
+        Args:
+            durable: Do not return before not even a power cut can undo it.
+        """
         ...
 
     # Items
@@ -155,6 +162,10 @@ class ShareStorage(Protocol):
         """
         ...
 
+    def written_by(self, actor: ActorId, *, above: int) -> list[Item]:
+        """Return the items whose newest version is an actor's, above a sequence number."""
+        ...
+
     def log_since(self, arrival: int, *, limit: int) -> tuple[list[Item], int]:
         """Return items that arrived after `arrival`, oldest first, and the last one's arrival number."""
         ...
@@ -164,12 +175,50 @@ class ShareStorage(Protocol):
         """Return K."""
         ...
 
-    def commit_knowledge(self, knowledge: Knowledge) -> None:
-        """Join `knowledge` into K."""
+    def commit_knowledge(self, knowledge: Knowledge, forgotten: Knowledge = NOTHING) -> None:
+        """Join `knowledge` into K and `forgotten` into G, durably."""
+        ...
+
+    def forgotten(self) -> dict[ActorId, int]:
+        """Return G: up to which write of an actor tombstones may have been forgotten."""
+        ...
+
+    def forget(self, covered: Knowledge, *, covered_before_us: int, before_us: int) -> int:
+        """Forget applied tombstones and note them in G; return how many.
+
+        Args:
+            covered: What every member knows.
+            covered_before_us: Tombstones of such writes go if they came before this moment of the local clock.
+            before_us: So do all that came before this one.
+        """
+        ...
+
+    def note_member(self, device: DeviceId, knowledge: Knowledge) -> None:
+        """Remember what a member of the share knows."""
+        ...
+
+    def members(self) -> dict[DeviceId, dict[ActorId, int]]:
+        """Return what the members of the share were last known to know."""
         ...
 
     def actor(self) -> ActorId:
         """Return this replica's actor."""
+        ...
+
+    def renew_actor(self, actor: ActorId) -> None:
+        """Go on as another actor; the old one stays known."""
+        ...
+
+    def lower_knowledge(self, actor: ActorId, seq: int) -> None:
+        """Set what K says of an actor back (-1: to nothing): what it claimed above that is not true."""
+        ...
+
+    def last_boot(self, actor: ActorId) -> tuple[int, bytes] | None:
+        """Return number and nonce of the last opening of an actor's state that was met."""
+        ...
+
+    def note_boot(self, actor: ActorId, number: int, nonce: bytes) -> None:
+        """Remember an opening of an actor's state."""
         ...
 
     def next_seq(self, now_us: int, count: int = 1) -> int:

@@ -59,6 +59,8 @@ class Config:
     """Most that history may take, in per cent of the share's bytes."""
     history_min_mb: int = 100
     """Megabytes of history that are kept whatever the percentage says."""
+    tombstones_days: int = 365
+    """How long a deletion is remembered that not every member of the share has heard of."""
     scan_interval_s: int = 3600
     """Between full scans of a share that nothing asked for; 0: none."""
     pairing_introduce: bool = True
@@ -228,6 +230,7 @@ READERS: dict[str, Callable[[object], object]] = {
     "history.days": whole(0, YEARS_100_DAYS),
     "history.share_percent": whole(0, 100),
     "history.min_mb": whole(0, HISTORY_MB_MAX),
+    "tombstones.days": whole(0, YEARS_100_DAYS),
     "scan.interval_s": whole(0, SCAN_S_MAX),
     "pairing.introduce": flag,
 }

@@ -8,13 +8,14 @@ newer (keep ours), or the two are concurrent (the source merges them; see `sourc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import ActorId, DeviceId
 from p2psyncd.core.item import Draft, Item, Kind, supersede
+from p2psyncd.core.knowledge import covers
 from p2psyncd.core.storage import Pending, ShareStorage, Stored
-from p2psyncd.core.version import Dot
+from p2psyncd.core.version import Dot, pack_vector, unpack_vector
 from p2psyncd.sources.source import Observation, Side, Source
 
 __all__ = ["Ledger", "Received"]
@@ -30,6 +31,8 @@ class Received:
     """Keys that have another version now."""
     deferred: list[Item] = field(default_factory=list)
     """Not taken: a local edit under the same key must be captured first."""
+    gone: list[tuple[bytes, Dot]] = field(default_factory=list)
+    """Versions that a stale peer still has: they were deleted, and their tombstones are forgotten."""
 
 
 @dataclass(slots=True)
@@ -216,7 +219,12 @@ class Ledger:
     # Remote versions
 
     def receive(
-        self, items: Sequence[Item], devices: Iterable[tuple[ActorId, DeviceId]], *, repair: bool
+        self,
+        items: Sequence[Item],
+        devices: Iterable[tuple[ActorId, DeviceId]],
+        *,
+        repair: bool,
+        stale: bool = False,
     ) -> Received:
         """Take in versions that a peer sent.
 
@@ -224,13 +232,19 @@ class Ledger:
             items: In the peer's order.
             devices: Which device actors belong to.
             repair: Whether the Merkle descent brought them: then the peer gets our better versions.
+            stale: Whether the peer missed deletes that are forgotten here. What it has, and we know of
+                but have not, was deleted; from any other peer it would be what we lost.
         """
         received = Received()
         page = self.page([item.key for item in items])
+        known = self.store.knowledge() if repair and stale else {}
         with self.store.transaction():
             self.store.learn_actors(devices)
             for item in items:
-                self.take(page, item, received, repair=repair)
+                if item.live and covers(known, item.dot) and item.key not in page.stored:
+                    received.gone.append((item.key, item.dot))
+                else:
+                    self.take(page, item, received, repair=repair)
             self.write(page)
         received.changed = {*page.puts, *page.pendings}
         return received
@@ -304,6 +318,52 @@ class Ledger:
         else:
             page.put_pending(Pending(item=copy.item, base=copy))  # its mode and time are still to be set
         return True
+
+    def bury(self, entries: Sequence[tuple[bytes, Dot]]) -> set[bytes]:
+        """Delete versions that everybody else saw deleted long ago; return the keys that changed.
+
+        What was written on top of them here since is new work, and stays.
+        """
+        page = self.page([key for key, _ in entries])
+        with self.store.transaction():
+            for key, dot in entries:
+                stored = page.stored.get(key)
+                if stored is not None and stored.item.live and stored.item.dot == dot:
+                    draft = Draft(key=key, kind=Kind.TOMBSTONE)
+                    item = supersede(draft, self.dot(), self.clock.now_us(), stored.item)
+                    page.put_pending(Pending(item=item, base=page.applied(key)))
+            self.write(page)
+        return {*page.puts, *page.pendings}
+
+    # Going on as another actor
+
+    def renew(self, actor: ActorId, *, since: int) -> int:
+        """Go on as another actor, because this one went on elsewhere; return how many writes were stamped again.
+
+        Args:
+            actor: The new one.
+            since: The last write of the old actor that is surely no other's: what it wrote here
+                afterwards is stamped again.
+        """
+        old = self.store.actor()
+        with self.store.transaction():
+            written = self.store.written_by(old, above=since)
+            self.store.renew_actor(actor)
+            # What it wrote elsewhere is learned from those who know; they know what it wrote here before, too.
+            self.store.lower_knowledge(old, -1)
+            page = self.page([item.key for item in written])
+            for item in written:
+                base = page.applied(item.key)
+                waiting = item.key in page.pending
+                # What it knew of the old actor's writes was all from before they parted.
+                known = {**unpack_vector(item.vector), **({old: since} if since >= 0 else {})}
+                again = replace(item, dot=self.dot(), vector=pack_vector(known))
+                if waiting:
+                    page.put_pending(Pending(item=again, base=base))
+                else:
+                    page.put(Stored(item=again, state=base.state if base is not None else b""))
+            self.write(page)
+        return len(written)
 
     # The shape of the tree
 

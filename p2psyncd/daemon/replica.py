@@ -21,11 +21,12 @@ from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.storage import Pending, ShareStorage, Totals
-from p2psyncd.core.version import Dot
+from p2psyncd.core.version import Dot, unpack_vector
 from p2psyncd.daemon.executor import Executor
-from p2psyncd.daemon.ledger import Ledger
+from p2psyncd.daemon.incarnation import Incarnation
+from p2psyncd.daemon.ledger import Ledger, Received
 from p2psyncd.daemon.signal import Signal
-from p2psyncd.errors import RemoteProtocolError, ShareHeld
+from p2psyncd.errors import RemoteProtocolError, ShareHeld, StateForked
 from p2psyncd.sources.source import (
     Applied,
     Dirty,
@@ -37,7 +38,8 @@ from p2psyncd.sources.source import (
     Surprised,
     Unapplied,
 )
-from p2psyncd.wire.session import Standing
+from p2psyncd.wire.messages import Delta, Done, Hello, Know, SessionMessage
+from p2psyncd.wire.session import FIRST_BOOT, Standing
 
 __all__ = ["EVERYTHING", "Phase", "Replica"]
 
@@ -50,6 +52,8 @@ EVERYTHING = Dirty(subtrees=frozenset({b""}))
 OBSERVATIONS_PER_STEP = 1000
 # A key whose content changes under our hands is looked at again; after this many times it waits.
 LOOKS_MAX = 3
+# A peer's word makes this replica go on as another actor; a peer that lies shall not do so all the time.
+RENEWAL_S = 30.0
 
 
 class Phase(Enum):
@@ -77,6 +81,7 @@ class Replica:
         clock: Clock,
         executor: Executor,
         mode: str = "send-receive",
+        incarnation: Incarnation | None = None,
     ) -> None:
         self.share = share
         self.store = store
@@ -86,6 +91,11 @@ class Replica:
         self.executor = executor
         self.mode = mode
         self.ledger = Ledger(store, source, clock, announces=mode != "receive-only")
+        self.incarnation = incarnation
+        self.epoch = 0
+        """Grows when this replica goes on as another actor: what was said in its sessions is not true then."""
+        self.patient_until_s = 0.0
+        """No other actor is minted before this moment, on a peer's word."""
         self.lock = trio.Lock()
         self.signal = Signal()
         self.phase = Phase.STARTING
@@ -113,6 +123,8 @@ class Replica:
             need_items=totals.pending_items,
             need_size=totals.pending_size,
             arrival=self.store.arrival(),
+            forgotten=self.store.forgotten(),
+            boot=self.incarnation.boot if self.incarnation is not None else FIRST_BOOT,
         )
         return standing, totals
 
@@ -220,9 +232,14 @@ class Replica:
     # Remote versions
 
     async def receive(
-        self, items: Sequence[Item], devices: Sequence[tuple[ActorId, DeviceId]], *, repair: bool
-    ) -> tuple[list[Item], set[bytes]]:
-        """Take in versions that a peer sent; return our better ones if it repairs, and the keys that changed.
+        self,
+        items: Sequence[Item],
+        devices: Sequence[tuple[ActorId, DeviceId]],
+        *,
+        repair: bool,
+        stale: bool = False,
+    ) -> Received:
+        """Take in versions that a peer sent; see `Ledger.receive`.
 
         Raises:
             RemoteProtocolError: An item can never be held here (its name leads out of the share).
@@ -230,25 +247,102 @@ class Replica:
         for item in items:
             if not self.acceptable(item.key):
                 raise RemoteProtocolError(f"An item has an impossible name: {item.key[:80]!r}")
-        answers: list[Item] = []
-        changed: set[bytes] = set()
+        whole = Received()
         for _ in range(LOOKS_MAX):
             batch = items
-            received = await self.step(lambda b=batch: self.ledger.receive(b, devices, repair=repair))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-            answers += received.answers
-            changed |= received.changed
+            received = await self.step(
+                lambda b=batch: self.ledger.receive(b, devices, repair=repair, stale=stale)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            )
+            whole.answers += received.answers
+            whole.gone += received.gone
+            whole.changed |= received.changed
             items = received.deferred
             if not items:
-                return answers, changed
+                return whole
             await self.look([item.key for item in items])
         # They keep changing under our hands. Knowledge is not committed unless the roots agree, so the
         # peer sends them again.
         log.info("items_keep_changing share=%s count=%d", self.share.hex()[:8], len(items))
-        return answers, changed
+        return whole
 
-    async def commit(self, knowledge: Knowledge) -> None:
-        """Join knowledge into ours."""
-        await self.step(lambda: self.store.commit_knowledge(knowledge))
+    async def bury(self, entries: Sequence[tuple[bytes, Dot]]) -> set[bytes]:
+        """Delete what everybody else saw deleted long ago; return the keys that changed."""
+        log.info("deleted_while_away share=%s count=%d", self.share.hex()[:8], len(entries))
+        return await self.step(lambda: self.ledger.bury(entries))
+
+    async def commit(self, knowledge: Knowledge, forgotten: Knowledge) -> None:
+        """Join knowledge into ours, and the peer's G."""
+        await self.step(lambda: self.store.commit_knowledge(knowledge, forgotten))
+
+    # Older states and copies
+
+    async def meet(self, message: SessionMessage) -> None:
+        """Look for a sign that this state, or the peer's, is an older one that was put back, or a copy.
+
+        Raises:
+            StateForked: The peer's is; it has to go on as another actor first.
+        """
+        actor = self.standing.actor
+        match message:
+            case Hello():
+                theirs = unpack_vector(message.knowledge).get(actor, -1)
+                await self.step(lambda: self.note_boot(message))
+            case Know() | Done():
+                theirs = unpack_vector(message.knowledge).get(actor, -1)
+            case Delta():
+                theirs = max((item.dot.seq for item in message.items if item.dot.actor == actor), default=-1)
+            case _:
+                return
+        if theirs > self.standing.knowledge.get(actor, -1):
+            await self.renew("another device knows more of this one's writes than it does itself")
+
+    def note_boot(self, hello: Hello) -> None:
+        """Hold a peer's opening of its state against the last one that was met, and remember it; blocks.
+
+        Raises:
+            StateForked: It is an earlier one, or another with the same number, or it goes by our own actor.
+        """
+        boot = hello.boot
+        last = self.store.last_boot(hello.actor)
+        forked = last is not None and (
+            boot.number < last[0] or (boot.number == last[0] and boot.nonce != last[1])
+        )
+        if forked or hello.actor == self.standing.actor:
+            log.warning("peer_forked share=%s actor=%s", self.share.hex()[:8], hello.actor.hex())
+            raise StateForked
+        if last is None or last[0] != boot.number:
+            self.store.note_boot(hello.actor, boot.number, boot.nonce)
+
+    async def renew(self, why: str) -> None:
+        """Go on as another actor, and stamp again what may collide with writes of the old one elsewhere."""
+        incarnation = self.incarnation
+        now_s = self.ledger.clock.monotonic_s()
+        if incarnation is None or now_s < self.patient_until_s:
+            raise StateForked  # again and again: the other device's word is not to be trusted
+        self.patient_until_s = now_s + RENEWAL_S
+        log.warning("actor_renewed share=%s reason=%s", self.share.hex()[:8], why)
+
+        def write() -> None:
+            with self.store.transaction():
+                self.ledger.renew(incarnation.mint(), since=incarnation.base)
+                incarnation.renewed()
+            self.epoch += 1
+
+        await self.step(write)
+
+    async def acknowledge(self) -> None:
+        """Note that a peer has met this opening of the state and agreed: what was written before it is safe."""
+        incarnation = self.incarnation
+        if incarnation is not None and not incarnation.acknowledged:
+            await self.step(incarnation.acknowledge)
+
+    # Forgetting
+
+    async def forget(self, covered: Knowledge, *, covered_before_us: int, before_us: int) -> int:
+        """Forget tombstones that every member knows, and old ones; only while all sessions are at rest."""
+        return await self.step(
+            lambda: self.store.forget(covered, covered_before_us=covered_before_us, before_us=before_us)
+        )
 
     async def settle_structure(self, changed: set[bytes]) -> None:
         """Look after the shape of the tree where a peer changed it, once its stream is whole."""

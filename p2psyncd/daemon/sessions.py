@@ -21,13 +21,13 @@ from p2psyncd.core.merkle import Summary, compare, find, summarize
 from p2psyncd.core.storage import ShareStorage
 from p2psyncd.daemon.replica import Replica
 from p2psyncd.daemon.signal import Signal
-from p2psyncd.wire.messages import Closed, Delta, Message, ShareMessage, Summaries, Want
+from p2psyncd.wire.messages import Delta, Gone, Message, SessionMessage, Summaries, Want
 from p2psyncd.wire.session import (
     Answer,
+    Bury,
     Commit,
     Descend,
     Effect,
-    End,
     Inspected,
     Recheck,
     Send,
@@ -38,10 +38,12 @@ from p2psyncd.wire.session import (
     Take,
 )
 
-__all__ = ["MessageLink", "SessionDriver"]
+__all__ = ["ANEW", "MessageLink", "SessionDriver"]
 
 log = logging.getLogger(__name__)
 
+ANEW = "anew"
+"""Why a session ends that begins again at once: this replica goes on as another actor."""
 INBOX_MESSAGES_MAX = 8
 # About 100 KB of records: one transaction on the other side.
 ITEMS_PER_DELTA = 1000
@@ -77,10 +79,11 @@ class SessionDriver:
         on_progress: Callable[[], None],
     ) -> None:
         self.replica = replica
+        self.epoch = replica.epoch
         self.link = link
         self.session = Session(share=replica.share, our_device=ours, peer_device=peer, deaf=not replica.takes)
         self.on_progress = on_progress
-        self.outbox, self.inbox = trio.open_memory_channel[ShareMessage](INBOX_MESSAGES_MAX)
+        self.outbox, self.inbox = trio.open_memory_channel[SessionMessage](INBOX_MESSAGES_MAX)
         self.turn = trio.Lock()
         self.cursor = 0
         self.unsettled: set[bytes] = set()
@@ -106,27 +109,46 @@ class SessionDriver:
             and standing.need_items == 0
         )
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether both sides have the same, as far as is known, and nothing is under way."""
+        session, standing = self.session, self.replica.standing
+        return session.pushes and session.agreed_root == standing.root and session.comparable(standing)
+
+    @property
+    def known(self) -> Knowledge:
+        """What the peer was last heard to know."""
+        return self.session.peer.knowledge if self.session.peer is not None else {}
+
+    def start(self, closings: int) -> None:
+        """Say hello; see `Session.start`."""
+        self.cursor = self.replica.standing.arrival
+        for effect in self.session.start(self.replica.standing, closings=closings):
+            self.link.post(effect.message)
+
     async def run(self) -> str:
-        """Run until the peer closes the session; return its reason.
+        """Run a session that has started until it ends; return the reason.
 
         Raises:
             RemoteProtocolError: The peer broke the rules.
+            StateForked: The peer goes on from an older state, and must become another actor first.
         """
         with self.scope, self.inbox:
             async with trio.open_nursery() as nursery:
-                self.cursor = self.replica.standing.arrival
-                await self.carry_out(self.session.start(self.replica.standing), nursery)
                 nursery.start_soon(self.push, nursery)
                 async for message in self.inbox:
                     async with self.turn:
+                        await self.replica.meet(message)
+                        if self.replica.epoch != self.epoch:
+                            break
                         effects = self.session.receive(message, self.replica.standing)
                         await self.carry_out(effects, nursery)
-                    if self.ended:
-                        break
+                    if self.in_sync:
+                        await self.replica.acknowledge()
                     self.on_progress()
                     self.replica.signal.fire()
                 nursery.cancel_scope.cancel()
-        return self.ended
+        return ANEW if self.replica.epoch != self.epoch else self.ended
 
     async def carry_out(self, effects: Sequence[Effect], nursery: trio.Nursery) -> None:
         """Carry out effects in order."""
@@ -136,11 +158,13 @@ class SessionDriver:
                     self.link.post(message)
                 case StreamLog(above):
                     nursery.start_soon(self.stream_log, above, nursery)
-                case Take(delta):
-                    await self.take(delta)
-                case Commit(knowledge):
+                case Take(delta, stale):
+                    await self.take(delta, stale=stale)
+                case Bury(entries):
+                    self.unsettled |= await self.replica.bury(entries)
+                case Commit(knowledge, forgotten):
                     await self.settle_structure()
-                    await self.replica.commit(knowledge)
+                    await self.replica.commit(knowledge, forgotten)
                 case Recheck():
                     nursery.start_soon(self.recheck, nursery)
                 case Summarize(prefixes, full):
@@ -158,22 +182,23 @@ class SessionDriver:
                 case Inspected():
                     self.inspected = effect
                     self.inspection.fire()
-                case End(reason):
-                    self.ended = reason or "closed"
                 case _:
                     assert_never(effect)
 
-    async def take(self, delta: Delta) -> None:
+    async def take(self, delta: Delta, *, stale: bool) -> None:
         """Hand items to the replica, and answer with our better versions."""
         if delta.repair and self.inspected is not None:
             self.repaired.update((item.key, item) for item in delta.items)
             self.inspection.fire()
         if not self.replica.takes:
             return
-        answers, changed = await self.replica.receive(delta.items, delta.devices, repair=delta.repair)
-        self.unsettled |= changed
-        if answers:
-            await self.send_items(answers, repair=True)
+        received = await self.replica.receive(delta.items, delta.devices, repair=delta.repair, stale=stale)
+        self.unsettled |= received.changed
+        if received.answers:
+            await self.send_items(received.answers, repair=True)
+        for at in range(0, len(received.gone), ITEMS_PER_DELTA):
+            entries = tuple(received.gone[at : at + ITEMS_PER_DELTA])
+            self.link.post(Gone(share=self.replica.share, entries=entries))
 
     async def settle_structure(self) -> None:
         """Look after the shape of the tree: the peer has sent all of what it has."""
@@ -250,6 +275,8 @@ class SessionDriver:
         """Push what arrives, for as long as the session lives."""
         while True:
             changed = self.replica.signal.event
+            if self.replica.epoch != self.epoch:
+                self.scope.cancel()  # another session found out; ours is told so too
             async with self.turn:
                 if self.session.pushes:
                     await self.push_news(nursery, streamed=False)
@@ -281,13 +308,8 @@ class SessionDriver:
             if rows:
                 await self.send_items([row.item for row in rows.values()], repair=True, wait=True)
 
-    def close(self, reason: str) -> None:
-        """End this session and tell the peer."""
-        self.link.post(Closed(share=self.replica.share, reason=reason))
-        self.abandon(reason)
-
     def abandon(self, reason: str) -> None:
-        """End this session: the peer knows."""
+        """End this session; whoever owns it tells the peer."""
         self.ended = reason
         self.scope.cancel()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -69,6 +69,7 @@ class RunningShare:
         clock: Clock,
         executor: Executor,
         scan_interval_s: float,
+        forget: Callable[[RunningShare], Awaitable[None]],
         on_change: Callable[[], None],
     ) -> None:
         self.record = record
@@ -82,6 +83,7 @@ class RunningShare:
         self.clock = clock
         self.executor = executor
         self.scan_interval_s = scan_interval_s
+        self.forget = forget
         self.on_change = on_change
         self.hints = Hints(set(), set())
         self.hinted = Signal()
@@ -111,6 +113,8 @@ class RunningShare:
 
     def close_files(self) -> None:
         """Close the store and its reader; blocks."""
+        if self.replica.incarnation is not None:
+            self.replica.incarnation.close()
         self.catalogue.close()
         self.store.close()
 
@@ -138,6 +142,7 @@ class RunningShare:
             nursery.start_soon(give_back_after_work, self.replica, self.executor)
             nursery.start_soon(self.applier.run)
             nursery.start_soon(self.keep_history)
+            nursery.start_soon(self.forget, self)
             nursery.start_soon(self.rescan_now_and_then)
             nursery.start_soon(self.tell_phases)
 

@@ -18,8 +18,11 @@ from p2psyncd.core.guard import has_room
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.daemon.config import Config
 from p2psyncd.daemon.executor import Executor
+from p2psyncd.daemon.forgetting import forget_now_and_then
+from p2psyncd.daemon.incarnation import begin, place_of
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.report import checked_mode
+from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.share import FILESYSTEM, RunningShare
 from p2psyncd.daemon.transfer import Held, Sent
 from p2psyncd.errors import (
@@ -80,6 +83,8 @@ class Shares:
         self.broken: dict[ShareId, tuple[ShareRecord, str]] = {}
         """Shares that could not be opened, and why."""
         self.nursery: trio.Nursery | None = None
+        self.sessions_of: Callable[[RunningShare], Sequence[SessionDriver]] = lambda share: ()
+        """The open sessions of a share; whoever looks after the peers sets it."""
         self.changing = trio.Lock()
         """Held while shares come or go: what was checked of names and paths stays true meanwhile."""
 
@@ -316,8 +321,9 @@ class Shares:
     def assemble(self, record: ShareRecord, undo: ExitStack) -> RunningShare:
         """Open a share's parts; what is opened is closed by `undo` if a later part fails."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = self.folder / f"{record.id.hex()}.db"
         store = ShareStore.open(
-            self.folder / f"{record.id.hex()}.db",
+            file,
             share_id=record.id,
             secret=record.secret,
             mint_actor=lambda: ActorId(self.entropy(8)),
@@ -327,8 +333,6 @@ class Shares:
         undo.callback(store.close)
         catalogue = store.reader()
         undo.callback(catalogue.close)
-        # Peers learn from this whose writes they see: deltas name the device of each actor.
-        store.learn_actors([(store.actor(), self.device)])
         noted = store.setting(FILESYSTEM)
         source = FolderSource(
             Path(record.path),
@@ -339,6 +343,9 @@ class Shares:
             filesystem=int(noted) if noted else None,
         )
         source.tidy()
+        incarnation = begin(store, source, place_of(file), entropy=self.entropy)
+        # Peers learn from this whose writes they see: deltas name the device of each actor.
+        store.learn_actors([(store.actor(), self.device)])
         replica = Replica(
             share=record.id,
             store=store,
@@ -348,6 +355,7 @@ class Shares:
             clock=self.clock,
             executor=self.executor,
             mode=record.mode,
+            incarnation=incarnation,
         )
         sent = Sent()
         held = Held(
@@ -369,7 +377,18 @@ class Shares:
             clock=self.clock,
             executor=self.executor,
             scan_interval_s=self.config.scan_interval_s,
+            forget=self.forget,
             on_change=self.on_change,
+        )
+
+    async def forget(self, share: RunningShare) -> None:
+        """Forget a share's tombstones in time, for ever."""
+        await forget_now_and_then(
+            share.replica,
+            self.clock,
+            days=self.config.tombstones_days,
+            members=lambda: self.members(share) & {peer.device for peer in self.devices.peers()},
+            sessions=lambda: self.sessions_of(share),
         )
 
     def limits(self) -> HistoryLimits:

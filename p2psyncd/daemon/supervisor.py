@@ -25,6 +25,7 @@ from p2psyncd.daemon.journal import Journal
 from p2psyncd.daemon.mesh import Mesh
 from p2psyncd.daemon.notify import Notifier
 from p2psyncd.daemon.replica import Phase, Replica
+from p2psyncd.daemon.report import drivers_of
 from p2psyncd.daemon.shares import Shares
 from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import RemoteProtocolError
@@ -108,6 +109,7 @@ class Supervisor:
             policy=self.policy,
             port=lambda: self.mesh.ports[0] if self.mesh.ports else 0,
         )
+        self.shares.sessions_of = lambda share: [driver for _, driver in drivers_of(self.mesh, share)]
         self.before_pairing: dict[DeviceId, PeerRecord | None] = {}
         self.session_troubles: dict[tuple[DeviceId, ShareId], str] = {}
         """What was said last about a peer's session of a share."""

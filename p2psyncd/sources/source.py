@@ -240,6 +240,17 @@ class Source(Protocol):
         """Open an applied item's content; None if it is no longer there as recorded."""
         ...
 
+    def witness(self) -> bytes | None:
+        """Return what `put_witness` left beside the data; None if nothing did, or it cannot be read."""
+        ...
+
+    def put_witness(self, witness: bytes) -> None:
+        """Leave a mark of the state's last opening beside the data, durably, where that is possible.
+
+        An older state that is put back, or older data, is known by it.
+        """
+        ...
+
     def tidy(self) -> int:
         """Throw away what was staged and is not wanted; return how many things.
 

@@ -20,7 +20,7 @@ from p2psyncd.core.trie import (
     key_hash,
     root_of,
 )
-from p2psyncd.core.version import Dot
+from p2psyncd.core.version import Dot, unpack_vector
 from p2psyncd.store.database import Database
 from p2psyncd.store.nodes import Nodes
 from p2psyncd.store.rows import BASE, ITEM, STORED, Actors, item_of, key_slices, pending_of, stored_of
@@ -178,6 +178,14 @@ class ShareReader:
                     break
                 seq, arrived = rows[-1][6], rows[-1][9]
 
+    def written_by(self, actor: ActorId, *, above: int) -> list[Item]:
+        """Return the items whose newest version is an actor's, above a sequence number."""
+        rows = self.database.rows(
+            f"SELECT {ITEM} FROM items i JOIN actors a ON a.ref = i.actor WHERE a.actor = ? AND i.seq > ? ORDER BY i.seq",
+            (actor, above),
+        )
+        return [item_of(row, self.actors) for row in rows]
+
     def log_since(self, arrival: int, *, limit: int) -> tuple[list[Item], int]:
         """Return items that arrived after `arrival`, oldest first, and the last one's arrival number."""
         rows = self.database.rows(
@@ -194,6 +202,23 @@ class ShareReader:
     def knowledge(self) -> dict[ActorId, int]:
         """Return K."""
         return {self.actors[ref]: seq for ref, seq in self.database.rows("SELECT actor, seq FROM knowledge")}
+
+    def forgotten(self) -> dict[ActorId, int]:
+        """Return G: up to which write of an actor tombstones may have been forgotten."""
+        return {self.actors[ref]: seq for ref, seq in self.database.rows("SELECT actor, seq FROM forgotten")}
+
+    def last_boot(self, actor: ActorId) -> tuple[int, bytes] | None:
+        """Return number and nonce of the last opening of an actor's state that was met."""
+        row = self.database.found(
+            "SELECT b.number, b.nonce FROM boots b JOIN actors a ON a.ref = b.actor WHERE a.actor = ?",
+            (actor,),
+        )
+        return None if row is None else (row[0], row[1])
+
+    def members(self) -> dict[DeviceId, dict[ActorId, int]]:
+        """Return what the members of the share were last known to know."""
+        rows = self.database.rows("SELECT device, knowledge FROM members")
+        return {DeviceId(device): unpack_vector(knowledge) for device, knowledge in rows}
 
     def actor_devices(self) -> dict[ActorId, DeviceId]:
         """Return which device each actor belongs to, as far as known."""

@@ -12,9 +12,9 @@ from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.merkle import Entry
-from p2psyncd.core.storage import Pending, Stored, Totals
+from p2psyncd.core.storage import NOTHING, Pending, Stored, Totals
 from p2psyncd.core.trie import entry_hash, key_hash, refresh
-from p2psyncd.core.version import Dot
+from p2psyncd.core.version import Dot, pack_vector
 from p2psyncd.errors import StateCorrupt
 from p2psyncd.store.counts import COUNTS, Counts
 from p2psyncd.store.database import Database
@@ -290,18 +290,67 @@ class ShareStore(ShareReader):
         return self.last_arrival
 
     # Knowledge and actors
-    def commit_knowledge(self, knowledge: Knowledge) -> None:
-        """Join `knowledge` into K, durably: a peer may forget on the strength of it what it sent."""
+    def commit_knowledge(self, knowledge: Knowledge, forgotten: Knowledge = NOTHING) -> None:
+        """Join `knowledge` into K and `forgotten` into G, durably: a peer may forget on the strength of it."""
         with self.transaction(durable=True):
-            self.database.run_many(
-                "INSERT INTO knowledge (actor, seq) VALUES (?, ?)"
-                " ON CONFLICT (actor) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > seq",
-                [(self.refs[actor], seq) for actor, seq in knowledge.items()],
-            )
+            for table, values in (("knowledge", knowledge), ("forgotten", forgotten)):
+                self.raise_to(table, values)
+
+    def raise_to(self, table: str, values: Knowledge) -> None:
+        """Join values into a table of sequence numbers by actor."""
+        self.database.run_many(
+            f"INSERT INTO {table} (actor, seq) VALUES (?, ?)"  # noqa: S608  (a table of this file)
+            " ON CONFLICT (actor) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > seq",
+            [(self.refs[actor], seq) for actor, seq in values.items()],
+        )
+
+    def forget(self, covered: Knowledge, *, covered_before_us: int, before_us: int) -> int:
+        """Forget applied tombstones that everybody knows, or that are old, and note them in G."""
+        count = 0
+        # The newest row stays: its arrival number must not be given twice.
+        condition = "kind = 0 AND pending = 0 AND arrived < (SELECT max(arrived) FROM items)"
+        with self.transaction(durable=True):
+            for ref, actor in self.database.rows("SELECT ref, actor FROM actors"):
+                known = covered.get(actor, -1)
+                gone = self.database.rows(
+                    f"DELETE FROM items WHERE {condition} AND actor = ?"  # noqa: S608
+                    " AND (received_us < ? OR (received_us < ? AND seq <= ?)) RETURNING seq",
+                    (ref, before_us, covered_before_us, known),
+                )
+                if gone:
+                    self.raise_to("forgotten", {actor: max(seq for (seq,) in gone)})
+                    count += len(gone)
+            if count:
+                self.counts = Counts.of(self.database.row(COUNTS))
+        return count
+
+    def note_member(self, device: DeviceId, knowledge: Knowledge) -> None:
+        """Remember what a member of the share knows."""
+        self.database.run(
+            "INSERT OR REPLACE INTO members (device, knowledge) VALUES (?, ?)",
+            (device, pack_vector(knowledge)),
+        )
 
     def renew_actor(self, actor: ActorId) -> None:
         """Go on as another actor, as after a restore or a clone."""
         self.set_setting(ACTOR, actor)
+
+    def lower_knowledge(self, actor: ActorId, seq: int) -> None:
+        """Set what K says of an actor back (-1: to nothing): what it claimed above that is not true."""
+        with self.transaction():
+            place = (self.refs[actor], seq)
+            known = self.database.found(
+                "DELETE FROM knowledge WHERE actor = ? AND seq > ? RETURNING seq", place
+            )
+            if known is not None and seq >= 0:
+                self.database.run("INSERT INTO knowledge (actor, seq) VALUES (?, ?)", place)
+
+    def note_boot(self, actor: ActorId, number: int, nonce: bytes) -> None:
+        """Remember an opening of an actor's state."""
+        self.database.run(
+            "INSERT OR REPLACE INTO boots (actor, number, nonce) VALUES (?, ?, ?)",
+            (self.refs[actor], number, nonce),
+        )
 
     def next_seq(self, now_us: int, count: int = 1) -> int:
         """Return the first of `count` fresh sequence numbers of this actor: max(last + 1, now); K follows."""

@@ -15,15 +15,18 @@ from p2psyncd.core.ids import ACTOR_ID_BYTES, DEVICE_ID_BYTES, SHARE_ID_BYTES, A
 from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import KNOWLEDGE_HASH_BYTES
 from p2psyncd.core.merkle import prefixes_from_wire
+from p2psyncd.core.version import SEQ_MAX, Dot
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.wire.codec import decode, encode, take_bool, take_bytes, take_int, take_list, take_text
-from p2psyncd.wire.records import pack_records, unpack_records
+from p2psyncd.wire.records import KEY_BYTES_MAX, pack_records, unpack_records
 
 __all__ = [
     "Ask",
+    "Boot",
     "Closed",
     "Delta",
     "Done",
+    "Gone",
     "Greeting",
     "Hello",
     "Introduced",
@@ -37,6 +40,7 @@ __all__ = [
     "Pong",
     "Refusal",
     "Removed",
+    "SessionMessage",
     "ShareMessage",
     "Summaries",
     "Want",
@@ -202,6 +206,16 @@ class Introductions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """One opening of a replica's state: a copy or an older state that is put back cannot tell the same twice."""
+
+    number: int
+    """Grows with every opening."""
+    nonce: bytes
+    """8 random bytes of this opening."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """Opens the session of one share: how far the sender is."""
 
@@ -214,6 +228,11 @@ class Hello:
     root: bytes
     need_items: int
     need_size: int
+    boot: Boot
+    forgotten: bytes = b""
+    """Packed G: up to where the sender forgot tombstones; empty when `knowledge` is for its length."""
+    closings: int = 0
+    """How many `Closed` of the receiver for this share the sender has seen on this connection."""
 
     def fields(self) -> list[Any]:
         """Return the fields in order."""
@@ -225,6 +244,10 @@ class Hello:
             self.root,
             self.need_items,
             self.need_size,
+            self.boot.number,
+            self.boot.nonce,
+            self.forgotten,
+            self.closings,
         ]
 
     @classmethod
@@ -240,20 +263,27 @@ class Hello:
             root=take_bytes(fields[4], "root", least=ROOT_BYTES, most=ROOT_BYTES),
             need_items=take_int(fields[5], "need"),
             need_size=take_int(fields[6], "need"),
+            boot=Boot(
+                number=take_int(fields[7], "boot"),
+                nonce=take_bytes(fields[8], "boot", least=INSTANCE_BYTES, most=INSTANCE_BYTES),
+            ),
+            forgotten=take_bytes(fields[9], "forgotten", most=KNOWLEDGE_BYTES_MAX),
+            closings=take_int(fields[10], "closings"),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Know:
-    """The sender's whole knowledge, packed."""
+    """The sender's whole knowledge, and up to where it forgot tombstones, packed."""
 
     TYPE: ClassVar[int] = 5
     share: ShareId
     knowledge: bytes
+    forgotten: bytes = b""
 
     def fields(self) -> list[Any]:
         """Return the fields in order."""
-        return [self.share, self.knowledge]
+        return [self.share, self.knowledge, self.forgotten]
 
     @classmethod
     def parse(cls, fields: Sequence[Any]) -> Know:
@@ -261,6 +291,7 @@ class Know:
         return cls(
             share=take_share(fields[0]),
             knowledge=take_bytes(fields[1], "knowledge", most=KNOWLEDGE_BYTES_MAX),
+            forgotten=take_bytes(fields[2], "forgotten", most=KNOWLEDGE_BYTES_MAX),
         )
 
 
@@ -473,7 +504,34 @@ class Removed:
         return cls()
 
 
-ShareMessage = Hello | Know | Delta | Done | Ask | Summaries | Want | Closed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """Answers repaired versions that the sender saw deleted, and whose tombstones it has forgotten."""
+
+    TYPE: ClassVar[int] = 16
+    share: ShareId
+    entries: tuple[tuple[bytes, Dot], ...]
+    """Key of an item, and the dot of the version that was deleted."""
+
+    def fields(self) -> list[Any]:
+        """Return the fields in order."""
+        return [self.share, [[key, dot.actor, dot.seq] for key, dot in self.entries]]
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> Gone:
+        """Return the checked message."""
+        entries = []
+        for row in take_list(fields[1], "entries", most=HASHES_MAX):
+            key, actor, seq = take_list(row, "entry", least=3, most=64)[:3]
+            name = take_bytes(key, "key", most=KEY_BYTES_MAX)
+            writer = take_bytes(actor, "actor", least=ACTOR_ID_BYTES, most=ACTOR_ID_BYTES)
+            entries.append((name, Dot(ActorId(writer), take_int(seq, "sequence number", most=SEQ_MAX))))
+        return cls(share=take_share(fields[0]), entries=tuple(entries))
+
+
+SessionMessage = Hello | Know | Delta | Done | Ask | Summaries | Want | Gone
+"""What a session takes in; `Closed` is for whoever keeps the sessions."""
+ShareMessage = SessionMessage | Closed
 Message = ShareMessage | Greeting | Refusal | Offers | Introductions | Ping | Pong | OpenContent | Removed
 
 CLASSES: tuple[type[Message], ...] = (
@@ -493,6 +551,7 @@ CLASSES: tuple[type[Message], ...] = (
     Pong,
     OpenContent,
     Removed,
+    Gone,
 )
 PARSERS: dict[int, Callable[[Sequence[Any]], Message]] = {cls.TYPE: cls.parse for cls in CLASSES}
 NAMES = {cls.TYPE: cls.__name__ for cls in CLASSES}

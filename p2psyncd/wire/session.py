@@ -11,6 +11,9 @@ tells the session how the replica stands (`Standing`) whenever it calls. The rul
    if they still differ, the side with the smaller device ID descends the Merkle trie.
 4. Knowledge is committed at the very end, after any repair: committing it early brings deleted files
    back (docs/design.md, "Anti-entropy session").
+5. A replica forgets tombstones in time; `forgotten` (G) says up to where. A peer whose knowledge in its
+   hello does not cover G is *stale*: it missed deletes that can no more be told one by one. What it has
+   and we have not, though we know of it, is not lost here but deleted: it is told so (`Gone`).
 """
 
 from __future__ import annotations
@@ -22,29 +25,30 @@ from typing import Any, assert_never
 
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Item
-from p2psyncd.core.knowledge import Knowledge, covers, join, knowledge_hash
+from p2psyncd.core.knowledge import Knowledge, covers, includes, join, knowledge_hash
 from p2psyncd.core.merkle import PREFIXES_MAX
 from p2psyncd.core.version import Dot, pack_vector, unpack_vector
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.wire.messages import (
     Ask,
-    Closed,
+    Boot,
     Delta,
     Done,
+    Gone,
     Hello,
     Know,
     Message,
-    ShareMessage,
+    SessionMessage,
     Summaries,
     Want,
 )
 
 __all__ = [
     "Answer",
+    "Bury",
     "Commit",
     "Descend",
     "Effect",
-    "End",
     "Inspected",
     "PeerStanding",
     "Recheck",
@@ -66,6 +70,9 @@ REPAIRS_MAX = 5
 WANT_MAX = 4096
 
 
+FIRST_BOOT = Boot(number=0, nonce=bytes(8))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How the replica stands at one moment; all fields belong to the same moment."""
@@ -76,6 +83,9 @@ class Standing:
     need_items: int
     need_size: int
     arrival: int
+    forgotten: Knowledge = field(default_factory=dict)
+    """G: tombstones of an actor may have been forgotten up to that write."""
+    boot: Boot = FIRST_BOOT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +117,23 @@ class Take:
     """Hand items to the replica; answer with its better versions, then call `noticed`."""
 
     delta: Delta
+    stale: bool
+    """Whether the sender missed deletes that were forgotten here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Join this knowledge into the replica's, durably."""
+    """Join this knowledge (K) and the peer's G into the replica's, durably."""
 
     knowledge: Knowledge
+    forgotten: Knowledge
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Delete these versions (they go to history): everybody else saw them deleted long ago."""
+
+    entries: tuple[tuple[bytes, Dot], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +172,6 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """The peer closed the session."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Inspected:
     """An inspection is over."""
 
@@ -168,7 +181,7 @@ class Inspected:
     """Keys of what we have and the peer has not, or differently."""
 
 
-Effect = Send | StreamLog | Take | Commit | Recheck | Summarize | Descend | Supply | Answer | Inspected | End
+Effect = Send | StreamLog | Take | Bury | Commit | Recheck | Summarize | Descend | Supply | Answer | Inspected
 
 
 class State(Enum):
@@ -181,15 +194,13 @@ class State(Enum):
     """Our log is on its way."""
     LIVE = "live"
     """Both push what arrives."""
-    ENDED = "ended"
 
 
-ALLOWED: dict[State, tuple[type[ShareMessage], ...]] = {
+ALLOWED: dict[State, tuple[type[SessionMessage], ...]] = {
     State.NEW: (),
-    State.GREETING: (Hello, Know, Closed),
-    State.STREAMING: (Delta, Done, Know, Ask, Want, Closed),
-    State.LIVE: (Delta, Done, Know, Ask, Summaries, Want, Closed),
-    State.ENDED: (),
+    State.GREETING: (Hello, Know),
+    State.STREAMING: (Delta, Done, Know, Ask, Want),
+    State.LIVE: (Delta, Done, Know, Ask, Summaries, Want, Gone),
 }
 
 
@@ -210,6 +221,12 @@ class Session:
     """Descents since the roots last agreed."""
 
     taken: dict[ActorId, int] = field(default_factory=dict)
+    known: Knowledge | None = None
+    """The peer's knowledge when the session began; None where it was equal to ours."""
+    missed: Knowledge = field(default_factory=dict)
+    """The peer's G when the session began: what we lack of it in our own knowledge is why we may be stale."""
+    greeted_with: Knowledge = field(default_factory=dict)
+    """Our own knowledge when the session began."""
     heard: set[Dot] = field(default_factory=set)
     """What the peer sent since its last `Done`: no news to it."""
     hello: Hello | None = None
@@ -225,10 +242,16 @@ class Session:
     rechecking: bool = False
     doubted: tuple[bytes, bytes] | None = None
 
-    def start(self, standing: Standing) -> list[Effect]:
-        """Return our hello."""
+    def start(self, standing: Standing, *, closings: int = 0) -> list[Send]:
+        """Return our hello.
+
+        Args:
+            standing: How we stand.
+            closings: How many `Closed` of the peer for this share have come on this connection.
+        """
         self.state = State.GREETING
-        short = len(standing.knowledge) <= HELLO_ACTORS_MAX
+        self.greeted_with = dict(standing.knowledge)
+        short = is_short(standing)
         self.said = (
             dict(standing.knowledge),
             standing.root,
@@ -245,18 +268,19 @@ class Session:
                     root=standing.root,
                     need_items=standing.need_items,
                     need_size=standing.need_size,
+                    boot=standing.boot,
+                    forgotten=pack_vector(standing.forgotten) if short else b"",
+                    closings=closings,
                 )
             )
         ]
 
-    def receive(self, message: ShareMessage, standing: Standing) -> list[Effect]:  # noqa: PLR0911  (one a message)
+    def receive(self, message: SessionMessage, standing: Standing) -> list[Effect]:
         """Return what a message makes us do.
 
         Raises:
             RemoteProtocolError: The message has no place in this state.
         """
-        if self.state is State.ENDED:
-            return []
         if not isinstance(message, ALLOWED[self.state]):
             what = type(message).__name__
             raise RemoteProtocolError(f"{what} has no place in a session that is {self.state.value}")
@@ -264,10 +288,12 @@ class Session:
             case Hello():
                 return self.greeted(message, standing)
             case Know():
-                return self.informed(unpack_vector(message.knowledge))
+                return self.informed(unpack_vector(message.knowledge), unpack_vector(message.forgotten))
             case Delta():
                 self.heard.update(item.dot for item in message.items)
-                return [Take(message)]
+                return [Take(message, self.is_stale(standing))]
+            case Gone():
+                return self.bereaved(message)
             case Done():
                 return self.told(message, standing)
             case Ask():
@@ -276,9 +302,6 @@ class Session:
                 return self.summarized(message)
             case Want():
                 return [Answer(message.hashes)]
-            case Closed():
-                self.state = State.ENDED
-                return [End(message.reason)]
             case _:
                 assert_never(message)
 
@@ -298,25 +321,37 @@ class Session:
             self.state = State.LIVE
             return self.settle(standing)
         effects: list[Effect] = []
-        if len(standing.knowledge) > HELLO_ACTORS_MAX:
-            effects.append(Send(Know(share=self.share, knowledge=pack_vector(standing.knowledge))))
-        if hello.knowledge:
+        if not is_short(standing):
+            known, forgotten = pack_vector(standing.knowledge), pack_vector(standing.forgotten)
+            effects.append(Send(Know(share=self.share, knowledge=known, forgotten=forgotten)))
+        if hello.knowledge or hello.knowledge_hash == knowledge_hash({}):
             theirs = unpack_vector(hello.knowledge)
             if knowledge_hash(theirs) != hello.knowledge_hash:
                 raise RemoteProtocolError("A hello's knowledge does not match its hash")
-            return effects + self.informed(theirs)
-        if hello.knowledge_hash == knowledge_hash({}):
-            return effects + self.informed({})
+            return effects + self.informed(theirs, unpack_vector(hello.forgotten))
         return effects
 
-    def informed(self, theirs: Knowledge) -> list[Effect]:
+    def informed(self, theirs: Knowledge, missed: Knowledge) -> list[Effect]:
         """Handle the peer's knowledge: stream what it lacks."""
         if self.hello is None:
             raise RemoteProtocolError("Knowledge came before the hello")
         if self.state is not State.GREETING:
             return []  # both long: theirs crossed our hello, which was enough
         self.state = State.STREAMING
+        self.known, self.missed = dict(theirs), dict(missed)
         return [StreamLog(dict(theirs))]
+
+    def is_stale(self, standing: Standing) -> bool:
+        """Return whether the peer missed deletes that are forgotten here by now."""
+        return self.known is not None and not includes(self.known, standing.forgotten)
+
+    def bereaved(self, message: Gone) -> list[Effect]:
+        """Handle the word that some of our items were deleted; only a stale device believes it."""
+        if includes(self.greeted_with, self.missed):
+            raise RemoteProtocolError(
+                "The other device calls items deleted whose tombstones it cannot have forgotten"
+            )
+        return [] if self.deaf else [Bury(message.entries)]
 
     def streamed(self, standing: Standing) -> list[Effect]:
         """Handle the end of our stream: everything up to `standing.arrival` is on its way."""
@@ -384,7 +419,9 @@ class Session:
             self.agreed_root = standing.root
             self.repairs = 0
             knowledge = self.knows(standing)
-            return [] if knowledge == dict(standing.knowledge) else [Commit(knowledge)]
+            if knowledge == dict(standing.knowledge):
+                return []
+            return [Commit(knowledge, {} if self.deaf else self.missed)]
         if self.rechecking or self.descending or self.repairs >= REPAIRS_MAX:
             return []
         self.rechecking = True
@@ -455,3 +492,8 @@ class Session:
         ]
         self.said = None  # both look at each other's root again
         return effects
+
+
+def is_short(standing: Standing) -> bool:
+    """Return whether a hello holds K and G, and not only K's hash."""
+    return len(standing.knowledge) + len(standing.forgotten) <= HELLO_ACTORS_MAX

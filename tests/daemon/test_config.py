@@ -33,6 +33,8 @@ def test_every_key_is_read(file: Path) -> None:
         days = 7
         share_percent = 5
         min_mb = 0
+        [tombstones]
+        days = 90
         [scan]
         interval_s = 60
         [pairing]
@@ -54,6 +56,7 @@ def test_every_key_is_read(file: Path) -> None:
         history_days=7,
         history_share_percent=5,
         history_min_mb=0,
+        tombstones_days=90,
         scan_interval_s=60,
         pairing_introduce=False,
     )

@@ -12,11 +12,11 @@ import pytest
 import trio
 from daemons import WAIT_S, Daemon, Lab, connect, share, tree
 
-from p2psyncd.daemon import fetcher, mesh, peerlink
+from p2psyncd.daemon import fetcher, mesh, peerlink, sessiontable
 from p2psyncd.daemon import share as share_module
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.errors import ConfigError, StateCorrupt
-from p2psyncd.wire.messages import Ask, Done, Hello, Removed, Summaries
+from p2psyncd.wire.messages import Ask, Boot, Closed, Done, Hello, Removed, Summaries
 
 LARGE = 2 * 1024 * 1024
 
@@ -24,7 +24,7 @@ LARGE = 2 * 1024 * 1024
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What rests after a failure rests for a moment only."""
-    monkeypatch.setattr(peerlink, "SESSION_RETRY_S", 0.05)
+    monkeypatch.setattr(sessiontable, "SESSION_RETRY_S", 0.05)
     monkeypatch.setattr(share_module, "RETRY_S", 0.05)
     monkeypatch.setattr(fetcher, "RETRY_S", 0.05)
     monkeypatch.setattr(fetcher, "STAGING_RETRY_S", 0.05)
@@ -217,13 +217,16 @@ async def test_hellos_for_shares_that_do_not_exist_take_no_memory(two: tuple[Dae
                 root=b"r" * 32,
                 need_items=0,
                 need_size=0,
+                boot=Boot(number=1, nonce=b"n" * 8),
             )
         )
+        link.post(Closed(share=number.to_bytes(16, "big"), reason=""))  # type: ignore[arg-type]
     link.post(Ask(share=(1).to_bytes(16, "big"), prefixes=(b"",), full=False))  # type: ignore[arg-type]
     await link.drained()
     maple.make("f", a_txt="x")
     await share(maple, willow)
-    assert theirs.early == {}
+    assert theirs.sessions.early == {}
+    assert len(theirs.sessions.closings_seen) <= 1
 
 
 async def test_a_reader_that_waits_for_its_session_is_not_taken_for_a_silent_peer(
@@ -240,7 +243,7 @@ async def test_a_reader_that_waits_for_its_session_is_not_taken_for_a_silent_pee
     async with running.replica.lock:
         # More than the session's inbox holds: the reader stands still.
         (maple.folder / "f" / "a.txt").write_text("x")
-        while not link.handing_over:
+        while not link.sessions.handing_over:
             standing = maple.running("f").replica.standing
             theirs.post(
                 Done(

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
 
 import trio
 from blake3 import blake3
 from kinds import SECRET, SHARE, Clock
 
-from p2psyncd.core.ids import ActorId, DeviceId
+from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.executor import InlineExecutor
+from p2psyncd.daemon.incarnation import Place, begin
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.sessions import SessionDriver
+from p2psyncd.daemon.sessiontable import SessionTable
 from p2psyncd.sources.folder.attributes import Attributes, capture, decode, encode
 from p2psyncd.sources.folder.conflicts import aside_key, is_conflict
 from p2psyncd.sources.folder.merge import merge
@@ -63,6 +67,8 @@ class MemorySource:
     """History: (key, content) of what was replaced or deleted."""
     stamps: int = 0
     limited: str | None = None
+    mark: bytes | None = None
+    """The mark of the state's last opening."""
 
     # What a user does
 
@@ -175,6 +181,12 @@ class MemorySource:
                 ready.add(item.key)
         return ready
 
+    def witness(self) -> bytes | None:
+        return self.mark
+
+    def put_witness(self, witness: bytes) -> None:
+        self.mark = witness
+
     def tidy(self) -> int:
         count = len(self.staged)
         self.staged.clear()
@@ -236,18 +248,42 @@ def directory(key: bytes, old: Item | None) -> Draft:
 class Device:
     """A whole replica without a daemon around it."""
 
-    def __init__(self, number: int, skew_us: int = 0) -> None:
+    def __init__(
+        self,
+        number: int,
+        skew_us: int = 0,
+        *,
+        path: Path | str = ":memory:",
+        nodes: dict[bytes, Node] | None = None,
+        mark: bytes | None = None,
+        disk: bytes = b"",
+    ) -> None:
+        """Boot a device.
+
+        Args:
+            number: Its ID.
+            skew_us: The error of its clock.
+            path: Where its state is.
+            nodes: What is in its folder.
+            mark: The mark of the state's last opening beside the folder.
+            disk: What disk the state is on, so that a copy can be on another.
+        """
         self.device = DeviceId(bytes([number]) * 32)
         self.clock = Clock(skew_us)
         self.store = ShareStore.open(
-            ":memory:",
+            path,
             share_id=SHARE,
             secret=SECRET,
             mint_actor=lambda: ActorId(bytes([number]) * 8),
             is_conflict=is_conflict,
             received_us=self.clock.now_us,
         )
-        self.source = MemorySource(self.store, self.clock.now_us)
+        self.source = MemorySource(self.store, self.clock.now_us, nodes=nodes if nodes is not None else {})
+        self.source.stamps = max((node.stamp for node in self.source.nodes.values()), default=0)
+        self.source.mark = mark
+        random = Random(f"{number} {disk!r} {self.clock.now_us()}")
+        place = Place(identity=disk or b"disk %d" % number, kernel_boot=b"on")
+        self.incarnation = begin(self.store, self.source, place, entropy=random.randbytes)  # type: ignore[arg-type]
         self.replica = Replica(
             share=SHARE,
             store=self.store,
@@ -256,15 +292,17 @@ class Device:
             acceptable=lambda key: True,
             clock=self.clock,
             executor=InlineExecutor(),
+            incarnation=self.incarnation,
         )
         self.replica.enter(Phase.READY)
         self.applier = Applier(self.replica)
-        self.sessions: dict[DeviceId, SessionDriver] = {}
+        self.sessions: dict[DeviceId, SessionTable] = {}
 
     async def scan(self) -> None:
         await self.replica.scan()
 
     def close(self) -> None:
+        self.incarnation.close()
         self.store.close()
 
 
@@ -272,7 +310,7 @@ class MemoryLink:
     """One direction of an in-memory connection; counts what crosses it."""
 
     def __init__(self) -> None:
-        self.target: SessionDriver | None = None
+        self.target: SessionTable | None = None
         self.send, self.receive = trio.open_memory_channel[bytes](100_000)
         self.bytes = 0
         self.messages: list[str] = []
@@ -287,38 +325,47 @@ class MemoryLink:
         await trio.lowlevel.checkpoint()
         self.post(message)
 
-    async def carry(self) -> None:
+    async def carry(self, nursery: trio.Nursery) -> None:
         async for payload in self.receive:
             assert self.target is not None
-            await self.target.outbox.send(decode_message(payload))  # type: ignore[arg-type]
+            await self.target.dispatch(decode_message(payload), nursery)  # type: ignore[arg-type]
+
+
+class Events:
+    """What a session table asks of the daemon around it."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.failed: list[str] = []
+
+    def replicas_for(self, device: DeviceId) -> list[Replica]:
+        return [self.device.replica]
+
+    def session_failed(self, device: DeviceId, share: ShareId, trouble: str) -> None:
+        self.failed.append(trouble)
+
+    def member(self, share: ShareId, device: DeviceId) -> None:
+        pass
 
 
 class Connection:
-    """A session between two devices, for as long as its block lasts."""
+    """A session between two devices, for as long as its block lasts; begun again whenever it ended."""
 
     def __init__(self, a: Device, b: Device) -> None:
         self.a, self.b = a, b
         self.a_to_b, self.b_to_a = MemoryLink(), MemoryLink()
-        self.driver_a = SessionDriver(
-            a.replica, self.a_to_b, ours=a.device, peer=b.device, on_progress=lambda: None
-        )
-        self.driver_b = SessionDriver(
-            b.replica, self.b_to_a, ours=b.device, peer=a.device, on_progress=lambda: None
-        )
-        self.a_to_b.target, self.b_to_a.target = self.driver_b, self.driver_a
+        self.table_a, self.table_b = table(a, b, self.a_to_b), table(b, a, self.b_to_a)
+        self.a_to_b.target, self.b_to_a.target = self.table_b, self.table_a
 
     async def run(self) -> None:
         a, b = self.a, self.b
-        a.sessions[b.device], b.sessions[a.device] = self.driver_a, self.driver_b
+        a.sessions[b.device], b.sessions[a.device] = self.table_a, self.table_b
         try:
             async with trio.open_nursery() as nursery:
-                for task in (
-                    self.driver_a.run,
-                    self.driver_b.run,
-                    self.a_to_b.carry,
-                    self.b_to_a.carry,
-                ):
-                    nursery.start_soon(task)
+                self.table_a.open(nursery)
+                self.table_b.open(nursery)
+                nursery.start_soon(self.a_to_b.carry, nursery)
+                nursery.start_soon(self.b_to_a.carry, nursery)
                 nursery.start_soon(fetch, a, b)
                 nursery.start_soon(fetch, b, a)
         finally:
@@ -328,12 +375,33 @@ class Connection:
             b.applier.release(a.device)
 
     @property
+    def driver_a(self) -> SessionDriver | None:
+        return self.table_a.drivers.get(SHARE)
+
+    @property
+    def driver_b(self) -> SessionDriver | None:
+        return self.table_b.drivers.get(SHARE)
+
+    @property
     def bytes(self) -> int:
         return self.a_to_b.bytes + self.b_to_a.bytes
 
     @property
     def agreed(self) -> bool:
-        return self.driver_a.in_sync and self.driver_b.in_sync
+        drivers = (self.driver_a, self.driver_b)
+        return all(driver is not None and driver.in_sync for driver in drivers)
+
+
+def table(device: Device, peer: Device, link: MemoryLink) -> SessionTable:
+    """Return one side's sessions."""
+    return SessionTable(
+        link,
+        Events(device),
+        ours=device.device,
+        peer=peer.device,
+        offered=lambda share: share == SHARE,
+        on_progress=lambda: None,
+    )
 
 
 async def fetch(to: Device, source: Device) -> None:

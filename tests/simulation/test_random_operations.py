@@ -217,7 +217,7 @@ async def connected(pairs: Sequence[tuple[Device, Device]]) -> AsyncIterator[lis
         yield connections
         nursery.cancel_scope.cancel()
     for connection in connections:
-        assert connection.driver_a.asks + connection.driver_b.asks <= ASKS_MAX, "too many repairs"
+        assert (connection.a_to_b.messages + connection.b_to_a.messages).count("Ask") <= ASKS_MAX
 
 
 async def meet(a: Device, b: Device, cut: int | None) -> None:

@@ -126,7 +126,7 @@ async def test_the_identical_edit_on_both_is_no_conflict(autojump_clock: MockClo
         (connection,) = await meet((a, b))
         assert conflicts(a) == conflicts(b) == []
         assert a.source.tree() == b.source.tree()
-        assert connection.driver_a.session.repairs == 0
+        assert "Ask" not in connection.a_to_b.messages + connection.b_to_a.messages
 
 
 @pytest.mark.parametrize("edit_first", [True, False])

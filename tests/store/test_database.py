@@ -41,6 +41,9 @@ def test_every_table_says_what_a_row_means(share: Any) -> None:
         "branches",
         "knowledge",
         "chunks",
+        "forgotten",
+        "boots",
+        "members",
     }
     assert all("STRICT" in sql for _, sql in tables)
     store.close()

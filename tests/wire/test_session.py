@@ -9,13 +9,12 @@ from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.knowledge import knowledge_hash
 from p2psyncd.core.version import Dot, pack_vector
 from p2psyncd.errors import RemoteProtocolError
-from p2psyncd.wire.messages import Ask, Closed, Delta, Done, Hello, Know, Summaries, Want
+from p2psyncd.wire.messages import Ask, Boot, Delta, Done, Hello, Know, Summaries, Want
 from p2psyncd.wire.session import (
     REPAIRS_MAX,
     Answer,
     Commit,
     Descend,
-    End,
     Inspected,
     Recheck,
     Send,
@@ -31,6 +30,7 @@ from p2psyncd.wire.session import (
 SHARE = ShareId(b"s" * 16)
 A, B = ActorId(b"a" * 8), ActorId(b"b" * 8)
 ROOT, OTHER = b"r" * 32, b"o" * 32
+BOOT = Boot(number=1, nonce=b"n" * 8)
 
 
 def standing(
@@ -60,6 +60,7 @@ def hello(knowledge: dict[ActorId, int], root: bytes = ROOT) -> Hello:
         root=root,
         need_items=0,
         need_size=0,
+        boot=BOOT,
     )
 
 
@@ -98,9 +99,9 @@ def test_each_side_streams_what_the_other_lacks_and_commits_at_the_end() -> None
     assert isinstance(said, Send)
     assert isinstance(said.message, Done)
     delta = Delta(share=SHARE, items=(item(B, 7),))
-    assert ours.receive(delta, standing()) == [Take(delta)]
+    assert ours.receive(delta, standing()) == [Take(delta, False)]
     # The peer has taken ours in: it names both, and has the root that we have too.
-    assert ours.receive(done({A: 1, B: 7}), standing()) == [Commit({A: 1, B: 7})]
+    assert ours.receive(done({A: 1, B: 7}), standing()) == [Commit({A: 1, B: 7}, {})]
     (said,) = ours.noticed(standing({A: 1, B: 7}))
     assert isinstance(said, Send)
     assert ours.noticed(standing({A: 1, B: 7})) == []
@@ -197,6 +198,7 @@ def test_long_knowledge_follows_the_hello_only_where_it_differs() -> None:
         root=ROOT,
         need_items=0,
         need_size=0,
+        boot=BOOT,
     )
     (sent,) = ours.receive(short, standing(many))
     assert isinstance(sent, Send)
@@ -219,12 +221,6 @@ def test_a_send_only_side_never_makes_the_peers_knowledge_its_own() -> None:
     ours.streamed(standing())
     assert ours.receive(done({A: 1, B: 7}), standing()) == []
     assert ours.knows(standing()) == {A: 1}
-
-
-def test_a_closed_session_says_why_and_hears_no_more() -> None:
-    ours = live()
-    assert ours.receive(Closed(share=SHARE, reason="paused"), standing()) == [End("paused")]
-    assert ours.receive(done({B: 7}), standing()) == []
 
 
 @pytest.mark.parametrize(
@@ -262,6 +258,7 @@ def test_a_second_hello_a_false_hash_and_unasked_summaries_are_refused() -> None
                 root=ROOT,
                 need_items=0,
                 need_size=0,
+                boot=BOOT,
             ),
             standing(),
         )

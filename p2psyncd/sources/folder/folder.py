@@ -36,6 +36,7 @@ from p2psyncd.sources.folder.scan import ScanContext, scan
 from p2psyncd.sources.folder.staging import StagedWriter, Staging
 from p2psyncd.sources.folder.verify import Problem, verify
 from p2psyncd.sources.folder.watch import Watcher
+from p2psyncd.sources.folder.witness import read_witness, write_witness
 from p2psyncd.sources.source import Dirty, ItemError, Merged, Observation, Outcome, Unapplied
 
 __all__ = ["FileReader", "FolderSource"]
@@ -318,6 +319,15 @@ class FolderSource:
             self.staging.remove(copied)
             return None
         return copied
+
+    # The state's last opening
+    def witness(self) -> bytes | None:
+        """Return what `put_witness` left; None if nothing did, or it cannot be read."""
+        return read_witness(self.root)
+
+    def put_witness(self, witness: bytes) -> None:
+        """Leave a mark of the state's last opening beside the data; see `Source.put_witness`."""
+        write_witness(self.root, witness)
 
     # Keeping house
     def tidy(self, keep: Sequence[bytes] = ()) -> int:
