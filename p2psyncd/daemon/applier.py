@@ -59,6 +59,8 @@ class Applier:
         """Keys that could not be applied; tried again after a while."""
         self.failures: dict[bytes, str] = {}
         """Why, by key."""
+        self.advanced = False
+        """Whether something came into place since all that is pending was gone through."""
         self.fetching = 0
         """Fetches under way."""
         self.untidy = False
@@ -138,16 +140,18 @@ class Applier:
         while True:
             changed = self.replica.signal.event
             self.poke = trio.Event()
-            moved = False
+            moved = again = False
             if self.replica.phase in {Phase.READY, Phase.SCANNING}:
                 try:
                     moved = await self.round(survey=survey)
-                    survey = False
+                    # What failed may have waited for just what came: a folder's delete for those of what it holds.
+                    again = not moved and self.advanced and 0 < len(self.blocked) <= PAGE_ITEMS
+                    survey = again
                 except ShareHeld as held:
                     self.replica.enter(Phase.HELD, held.detail or held.message)
             else:
                 survey = True
-            if not moved and not await self.wait(changed):
+            if not moved and not again and not await self.wait(changed):
                 survey = True
 
     async def wait(self, changed: trio.Event) -> bool:
@@ -191,6 +195,7 @@ class Applier:
     async def survey(self) -> None:
         """Go through all that is pending."""
         failed = set(self.failures)
+        self.advanced = False
         self.blocked.clear()
         self.failures.clear()
         after = b""
@@ -227,6 +232,7 @@ class Applier:
         unsettled, failures = await self.replica.apply(ready)
         for pending in ready:
             self.failures.pop(pending.item.key, None)
+        self.advanced |= len(ready) > len(unsettled)
         self.blocked.update(unsettled)
         self.failures.update(failures)
         await self.follow({p.item.key for p in ready if p.item.kind is Kind.DIRECTORY} - set(unsettled))
