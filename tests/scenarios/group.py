@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import trio
 from daemons import WAIT_S, Daemon, share
 from p2plab.trees import differences, leftovers
 
 from p2psyncd.control.messages import Conflict
 
-__all__ = ["Group", "contents", "put", "texts"]
+__all__ = ["ORDERS", "Group", "contents", "put", "texts"]
 
 # A look costs a question to each daemon; between two of them something has to have happened.
 LOOK_S = 0.02
 HISTORY = Path(".p2psync/history")
+# Who of two did something first must not matter, beyond who has the name in the end.
+ORDERS = pytest.mark.parametrize("first", [0, 1], ids=["here first", "there first"])
 
 
 @dataclass
@@ -110,15 +113,17 @@ class Group:
             assert (await daemon.backend.verify(self.name))["problems"] == [], daemon.name
             assert row["conflicts"] == conflicts, (daemon.name, sorted(contents(first)))
             assert listed[number] == listed[0], daemon.name
-        await self.clean()
+        # Staging is emptied once nothing is wanted.
+        await self.until(lambda: not any(map(leftovers, self.folders)), "staging to be emptied")
         return contents(first)
 
-    async def clean(self) -> None:
-        """Wait until nothing is left in anybody's staging: it is emptied once nothing is wanted."""
+    async def until(self, check: Callable[[], bool], what: str) -> None:
+        """Return once something holds that no daemon tells of."""
         with trio.move_on_after(WAIT_S):
-            while any(leftovers(folder) for folder in self.folders):
+            while not check():  # noqa: ASYNC110  (see above)
                 await trio.sleep(LOOK_S)
-        assert [leftovers(folder) for folder in self.folders] == [[] for _ in self.folders]
+            return
+        raise AssertionError(f"waited in vain for {what}")
 
     async def conflicts(self, number: int = 0) -> list[Conflict]:
         """Return the conflicts that a device lists."""

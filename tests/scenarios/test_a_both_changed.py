@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-import pytest
-from group import Group, put, texts
-
-ORDERS = pytest.mark.parametrize("first", [0, 1], ids=["here first", "there first"])
+from group import ORDERS, Group, put, texts
 
 
 async def test_a1_both_edit_one_file_and_both_contents_survive_everywhere(row: Group) -> None:
@@ -34,6 +31,7 @@ async def test_a2_both_make_the_identical_edit_and_there_is_no_conflict(pair: Gr
     await pair.part()
     put(here / "note.txt", "the same")
     put(there / "note.txt", "the same", age_s=100)
+    await pair.noted()
     await pair.meet()
     assert await pair.same() == {"note.txt": "the same"}
     assert pair.travelled() == (0, 0)

@@ -75,7 +75,8 @@ def leftovers(root: Path) -> list[str]:
     stray = [str(path) for path in staging.rglob("*") if not path.is_dir()] if staging.exists() else []
     for path in root.rglob("*"):
         inside = path.relative_to(root).parts[0] == ".p2psync"
-        if not inside and (".p2psync" in path.name or path.name.endswith((".tmp", ".part"))):
+        ours = ".p2psync" in path.name and path.name != ".p2psyncignore"
+        if not inside and (ours or path.name.endswith((".tmp", ".part"))):
             stray.append(str(path))
     return stray
 
