@@ -113,6 +113,7 @@ def supersede(draft: Draft, dot: Dot, now_us: int, *replaced: Item) -> Item:
         size=draft.size,
         meta=draft.meta,
         dot=dot,
-        hlc=max([now_us, *(old.hlc + 1 for old in replaced)]),
+        # A peer may have sent the greatest there is; a write on top of that must not be refused by everybody.
+        hlc=min(max([now_us, *(old.hlc + 1 for old in replaced)]), HLC_MAX),
     )
     return item.knowing(*replaced) if replaced else item

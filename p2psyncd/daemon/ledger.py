@@ -239,7 +239,9 @@ class Ledger:
         page = self.page([item.key for item in items])
         known = self.store.knowledge() if repair and stale else {}
         with self.store.transaction():
-            self.store.learn_actors(devices)
+            # Of no others: a peer could make up any number of them.
+            writers = {item.dot.actor for item in items}
+            self.store.learn_actors([(actor, device) for actor, device in devices if actor in writers])
             for item in items:
                 if item.live and covers(known, item.dot) and item.key not in page.stored:
                     received.gone.append((item.key, item.dot))

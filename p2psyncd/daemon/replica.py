@@ -38,6 +38,7 @@ from p2psyncd.sources.source import (
     Surprised,
     Unapplied,
 )
+from p2psyncd.wire.codec import INT_MAX
 from p2psyncd.wire.messages import Delta, Done, Hello, Know, SessionMessage
 from p2psyncd.wire.session import FIRST_BOOT, Standing
 
@@ -53,7 +54,7 @@ OBSERVATIONS_PER_STEP = 1000
 # A key whose content changes under our hands is looked at again; after this many times it waits.
 LOOKS_MAX = 3
 # A peer's word makes this replica go on as another actor; a peer that lies shall not do so all the time.
-RENEWAL_S = 30.0
+RENEWAL_S = 600.0
 
 
 class Phase(Enum):
@@ -121,7 +122,8 @@ class Replica:
             knowledge=self.store.knowledge(),
             root=self.store.root(),
             need_items=totals.pending_items,
-            need_size=totals.pending_size,
+            # Sizes are a peer's claim: what they add up to must still fit into a message.
+            need_size=min(totals.pending_size, INT_MAX),
             arrival=self.store.arrival(),
             forgotten=self.store.forgotten(),
             boot=self.incarnation.boot if self.incarnation is not None else FIRST_BOOT,

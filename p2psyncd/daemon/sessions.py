@@ -8,7 +8,7 @@ not block each other.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol, assert_never
 
@@ -47,6 +47,8 @@ ANEW = "anew"
 INBOX_MESSAGES_MAX = 8
 # About 100 KB of records: one transaction on the other side.
 ITEMS_PER_DELTA = 1000
+# Of long names and vectors a thousand would not fit into a frame.
+BYTES_PER_DELTA = 1024 * 1024
 # Roots may differ for a moment because writes are under way; a descent for that would be waste.
 RECHECK_S = 0.3
 SUMMARY_BYTES = 4096
@@ -94,6 +96,9 @@ class SessionDriver:
         self.inspection = Signal()
         self.asks = 0
         """Questions of descents so far: round trips."""
+        self.wanted: dict[bytes, None] = {}
+        """Keys of items that the peer wants as repair, in order."""
+        self.wanting = Signal()
         self.repaired: dict[bytes, Item] = {}
         """Items that came as repair during an inspection."""
 
@@ -136,6 +141,7 @@ class SessionDriver:
         with self.scope, self.inbox:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.push, nursery)
+                nursery.start_soon(self.keep_supplying)
                 async for message in self.inbox:
                     async with self.turn:
                         await self.replica.meet(message)
@@ -175,10 +181,10 @@ class SessionDriver:
                     theirs = Summary.from_wire(body, asked)
                     await self.carry_out(await self.descend(theirs), nursery)
                 case Supply(keys):
-                    nursery.start_soon(self.supply, keys)
+                    self.supply(keys)
                 case Answer(hashes):
                     found = await self.replica.query(lambda store, h=hashes: find(store, h))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-                    nursery.start_soon(self.supply, tuple(entry[2] for entry in found))
+                    self.supply([entry[2] for entry in found])
                 case Inspected():
                     self.inspected = effect
                     self.inspection.fire()
@@ -249,8 +255,7 @@ class SessionDriver:
     async def send_items(self, items: Sequence[Item], *, repair: bool = False, wait: bool = False) -> None:
         """Send items, many to a message."""
         devices = await self.replica.query(lambda store: store.actor_devices())
-        for at in range(0, len(items), ITEMS_PER_DELTA):
-            part = tuple(items[at : at + ITEMS_PER_DELTA])
+        for part in parts(items):
             delta = Delta(share=self.replica.share, items=part, devices=tuple(devices.items()), repair=repair)
             if wait:
                 await self.link.stream(delta)
@@ -300,10 +305,21 @@ class SessionDriver:
             await self.carry_out(effects, nursery)
             return
 
-    async def supply(self, keys: tuple[bytes, ...]) -> None:
-        """Send the newest versions of some items, as repair."""
-        for at in range(0, len(keys), ITEMS_PER_DELTA):
-            part = keys[at : at + ITEMS_PER_DELTA]
+    def supply(self, keys: Iterable[bytes]) -> None:
+        """Have the newest versions of some items sent, as repair."""
+        self.wanted.update(dict.fromkeys(keys))
+        self.wanting.fire()
+
+    async def keep_supplying(self) -> None:
+        """Send what is wanted, as long as the session lives; what is wanted twice at a time is sent once."""
+        while True:
+            event = self.wanting.event
+            part = list(islice(self.wanted, ITEMS_PER_DELTA))
+            if not part:
+                await event.wait()
+                continue
+            for key in part:
+                del self.wanted[key]
             rows = await self.replica.query(lambda store, part=part: store.get_many(part))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
             if rows:
                 await self.send_items([row.item for row in rows.values()], repair=True, wait=True)
@@ -312,6 +328,21 @@ class SessionDriver:
         """End this session; whoever owns it tells the peer."""
         self.ended = reason
         self.scope.cancel()
+
+
+def parts(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
+    """Yield items in parts that each fit into a message."""
+    part: list[Item] = []
+    size = 0
+    for item in items:
+        bulk = len(item.key) + len(item.meta) + len(item.vector)
+        if part and (len(part) == ITEMS_PER_DELTA or size + bulk > BYTES_PER_DELTA):
+            yield tuple(part)
+            part, size = [], 0
+        part.append(item)
+        size += bulk
+    if part:
+        yield tuple(part)
 
 
 def next_items(items: Iterator[Item], most: int) -> list[Item]:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 # A session that failed is tried again after this long; both sides may have got further by then.
 SESSION_RETRY_S = 30.0
+SHARES_MAX = 10_000
 
 
 class SessionEvents(Protocol):
@@ -108,6 +109,8 @@ class SessionTable:
                     return
                 self.early[share] = message
                 self.closings_seen[share] += 0
+                if len(self.closings_seen) > SHARES_MAX:
+                    raise RemoteProtocolError("The other device begins sessions of too many shares")
                 self.open(nursery)
             case _:
                 pass
@@ -140,12 +143,17 @@ class SessionTable:
         driver = self.drivers.pop(share, None)
         if driver is not None:
             driver.abandon(message.reason)
-            if message.reason == StateForked.__name__:
-                await driver.replica.renew("another device knows a later state of this one")
+            if message.reason == StateForked.__name__ and driver in self.greeted:
+                try:
+                    await driver.replica.renew("another device knows a later state of this one")
+                except StateForked as error:
+                    self.note(driver, error, nursery)
         self.open(nursery)
 
     def open(self, nursery: trio.Nursery) -> None:
         """Start a session for every share that both hold and none is running for; end the others."""
+        for share in [share for share in self.early if not self.offered(share)]:
+            del self.early[share]
         replicas = self.events.replicas_for(self.peer)
         shared = {replica.share: replica for replica in replicas}
         for share in self.drivers.keys() - shared:
@@ -201,6 +209,11 @@ class SessionTable:
         if self.drivers.get(share) is not driver:
             return  # it was ended already, and another may be under way
         self.end(share, type(error).__name__)
+        self.note(driver, error, nursery)
+
+    def note(self, driver: SessionDriver, error: Exception, nursery: trio.Nursery) -> None:
+        """Note why a session ended, and let its replica rest."""
+        share = driver.replica.share
         self.failures[share] = str(error)
         self.resting[share] = driver.replica
         self.events.session_failed(self.peer, share, str(error))

@@ -43,6 +43,7 @@ from p2psyncd.sources.folder.layout import META
 from p2psyncd.sources.folder.structure import acceptable, chunks_of, directory_draft
 from p2psyncd.store.device import DeviceStore, PeerRecord, ShareRecord
 from p2psyncd.store.share import ShareStore
+from p2psyncd.wire.codec import INT_MAX
 from p2psyncd.wire.messages import Offer, Offers
 
 __all__ = ["Shares"]
@@ -180,7 +181,7 @@ class Shares:
                     kind=share.record.kind,
                     secret=share.record.secret,
                     items=share.replica.totals.items,
-                    size=share.replica.totals.size,
+                    size=min(share.replica.totals.size, INT_MAX),
                 )
                 for share in self.for_device(peer)
                 if share.replica.phase is not Phase.PAUSED

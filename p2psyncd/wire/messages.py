@@ -52,6 +52,8 @@ NAME_MAX = 256
 TEXT_MAX = 4096
 ROOT_BYTES = 32
 KNOWLEDGE_BYTES_MAX = 16 * 65_536
+# A hello holds short vectors only, and may have to be kept until the receiver is ready.
+SHORT_BYTES_MAX = 16 * 64
 CERTIFICATE_BYTES_MAX = 4096
 INSTANCE_BYTES = 8
 HASHES_MAX = 65_536
@@ -259,7 +261,7 @@ class Hello:
             knowledge_hash=take_bytes(
                 fields[2], "knowledge hash", least=KNOWLEDGE_HASH_BYTES, most=KNOWLEDGE_HASH_BYTES
             ),
-            knowledge=take_bytes(fields[3], "knowledge", most=KNOWLEDGE_BYTES_MAX),
+            knowledge=take_bytes(fields[3], "knowledge", most=SHORT_BYTES_MAX),
             root=take_bytes(fields[4], "root", least=ROOT_BYTES, most=ROOT_BYTES),
             need_items=take_int(fields[5], "need"),
             need_size=take_int(fields[6], "need"),
@@ -267,7 +269,7 @@ class Hello:
                 number=take_int(fields[7], "boot"),
                 nonce=take_bytes(fields[8], "boot", least=INSTANCE_BYTES, most=INSTANCE_BYTES),
             ),
-            forgotten=take_bytes(fields[9], "forgotten", most=KNOWLEDGE_BYTES_MAX),
+            forgotten=take_bytes(fields[9], "forgotten", most=SHORT_BYTES_MAX),
             closings=take_int(fields[10], "closings"),
         )
 

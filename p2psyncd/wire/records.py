@@ -20,6 +20,8 @@ __all__ = ["KEY_BYTES_MAX", "META_BYTES_MAX", "RECORDS_MAX", "pack_records", "un
 
 # Linux: PATH_MAX. A row's key is far shorter.
 KEY_BYTES_MAX = 4096
+# It is stored with every item: 16 KiB at most.
+VECTOR_ACTORS_MAX = 1024
 # Mode, times, a symlink's target (≤ PATH_MAX), and extended attributes (≤ 64 KiB in most file systems).
 META_BYTES_MAX = 128 * 1024
 RECORDS_MAX = 65_536
@@ -103,7 +105,7 @@ def unpack_record(record: object, actors: Sequence[tuple[ActorId, DeviceId | Non
         and type(hlc) is int
         and 0 <= hlc <= HLC_MAX
         and type(flat) is list
-        and len(flat) <= 2 * len(actors)
+        and len(flat) <= 2 * min(len(actors), VECTOR_ACTORS_MAX)
     ):
         raise RemoteProtocolError("A record has a wrong field")
     if kind == Kind.FILE and not digest:

@@ -68,6 +68,9 @@ HELLO_ACTORS_MAX = 64
 NARROW_REPAIRS = 2
 REPAIRS_MAX = 5
 WANT_MAX = 4096
+HEARD_MAX = 100_000
+# Far above any share's: ten devices that were each restored a hundred times.
+ACTORS_MAX = 4096
 
 
 FIRST_BOOT = Boot(number=0, nonce=bytes(8))
@@ -290,6 +293,8 @@ class Session:
             case Know():
                 return self.informed(unpack_vector(message.knowledge), unpack_vector(message.forgotten))
             case Delta():
+                if len(self.heard) > HEARD_MAX:
+                    self.heard.clear()  # some of it is sent back then, for nothing
                 self.heard.update(item.dot for item in message.items)
                 return [Take(message, self.is_stale(standing))]
             case Gone():
@@ -333,6 +338,7 @@ class Session:
 
     def informed(self, theirs: Knowledge, missed: Knowledge) -> list[Effect]:
         """Handle the peer's knowledge: stream what it lacks."""
+        check_actors(theirs, missed)
         if self.hello is None:
             raise RemoteProtocolError("Knowledge came before the hello")
         if self.state is not State.GREETING:
@@ -388,6 +394,7 @@ class Session:
     def told(self, done: Done, standing: Standing) -> list[Effect]:
         """Handle the peer's word that it has sent all, and how it stands."""
         theirs = unpack_vector(done.knowledge)
+        check_actors(self.taken, theirs)
         self.heard.clear()
         if not self.deaf:
             self.taken = join(self.taken, theirs)
@@ -492,6 +499,16 @@ class Session:
         ]
         self.said = None  # both look at each other's root again
         return effects
+
+
+def check_actors(*parts: Knowledge) -> None:
+    """Refuse what would make knowledge grow without end.
+
+    Raises:
+        RemoteProtocolError: More actors than any share has.
+    """
+    if len(set().union(*parts)) > ACTORS_MAX:
+        raise RemoteProtocolError("The other device names more actors than a share can have")
 
 
 def is_short(standing: Standing) -> bool:

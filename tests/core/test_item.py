@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import HLC_MAX, Draft, Item, Kind, dominates, supersede, wins
-from p2psyncd.core.version import SEQ_MAX, Dot, unpack_vector
+from p2psyncd.core.version import Dot, unpack_vector
 
 A, B, C = (ActorId(bytes([n]) * 8) for n in (1, 2, 3))
 FILE = Draft(key=b"a/file", kind=Kind.FILE, digest=b"d" * 32, size=3, meta=b"m")
@@ -89,11 +89,12 @@ def test_a_clock_behind_does_not_lose_to_what_it_replaces() -> None:
     assert wins(behind, ahead)
 
 
-def test_the_highest_hlc_that_a_peer_may_send_can_still_be_replaced() -> None:
+def test_what_replaces_the_highest_hlc_that_a_peer_may_send_may_still_be_sent() -> None:
     item = replace(supersede(FILE, Dot(A, 1), 1), hlc=HLC_MAX)
     for seq in range(2, 100):
         item = supersede(FILE, Dot(B, seq), 1, item)
-    assert HLC_MAX < item.hlc <= SEQ_MAX
+        assert item.hlc == HLC_MAX
+    assert item.covers(Dot(A, 1))
 
 
 def test_concurrent_writes_dominate_neither_way_and_a_merge_covers_both() -> None:
