@@ -39,8 +39,8 @@ from p2psyncd.sources.source import (
     Unapplied,
 )
 from p2psyncd.wire.codec import INT_MAX
+from p2psyncd.wire.effects import FIRST_BOOT, Standing
 from p2psyncd.wire.messages import Delta, Done, Hello, Know, SessionMessage
-from p2psyncd.wire.session import FIRST_BOOT, Standing
 
 __all__ = ["EVERYTHING", "Phase", "Replica"]
 

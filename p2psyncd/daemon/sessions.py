@@ -21,8 +21,7 @@ from p2psyncd.core.merkle import Summary, compare, find, summarize
 from p2psyncd.core.storage import ShareStorage
 from p2psyncd.daemon.replica import Replica
 from p2psyncd.daemon.signal import Signal
-from p2psyncd.wire.messages import Delta, Gone, Message, SessionMessage, Summaries, Want
-from p2psyncd.wire.session import (
+from p2psyncd.wire.effects import (
     Answer,
     Bury,
     Commit,
@@ -31,12 +30,13 @@ from p2psyncd.wire.session import (
     Inspected,
     Recheck,
     Send,
-    Session,
     StreamLog,
     Summarize,
     Supply,
     Take,
 )
+from p2psyncd.wire.messages import Delta, Gone, Message, SessionMessage, Summaries, Want
+from p2psyncd.wire.session import Session
 
 __all__ = ["ANEW", "MessageLink", "SessionDriver"]
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, assert_never
+from typing import assert_never
 
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Item
@@ -29,38 +29,35 @@ from p2psyncd.core.knowledge import Knowledge, covers, includes, join, knowledge
 from p2psyncd.core.merkle import PREFIXES_MAX
 from p2psyncd.core.version import Dot, pack_vector, unpack_vector
 from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.wire.effects import (
+    Answer,
+    Bury,
+    Commit,
+    Descend,
+    Effect,
+    Inspected,
+    PeerStanding,
+    Recheck,
+    Send,
+    Standing,
+    StreamLog,
+    Summarize,
+    Supply,
+    Take,
+)
 from p2psyncd.wire.messages import (
     Ask,
-    Boot,
     Delta,
     Done,
     Gone,
     Hello,
     Know,
-    Message,
     SessionMessage,
     Summaries,
     Want,
 )
 
-__all__ = [
-    "Answer",
-    "Bury",
-    "Commit",
-    "Descend",
-    "Effect",
-    "Inspected",
-    "PeerStanding",
-    "Recheck",
-    "Send",
-    "Session",
-    "Standing",
-    "State",
-    "StreamLog",
-    "Summarize",
-    "Supply",
-    "Take",
-]
+__all__ = ["REPAIRS_MAX", "Session", "State"]
 
 # Past this many actors a hello carries only the hash: 64 times 16 bytes = 1 KiB.
 HELLO_ACTORS_MAX = 64
@@ -71,120 +68,6 @@ WANT_MAX = 4096
 HEARD_MAX = 100_000
 # Far above any share's: ten devices that were each restored a hundred times.
 ACTORS_MAX = 4096
-
-
-FIRST_BOOT = Boot(number=0, nonce=bytes(8))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How the replica stands at one moment; all fields belong to the same moment."""
-
-    actor: ActorId
-    knowledge: Knowledge
-    root: bytes
-    need_items: int
-    need_size: int
-    arrival: int
-    forgotten: Knowledge = field(default_factory=dict)
-    """G: tombstones of an actor may have been forgotten up to that write."""
-    boot: Boot = FIRST_BOOT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerStanding:
-    """How the peer said it stands."""
-
-    knowledge: Knowledge
-    root: bytes
-    need_items: int
-    need_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a message."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLog:
-    """Send the log above this knowledge, then call `streamed`."""
-
-    above: Knowledge
-
-
-@dataclass(frozen=True, slots=True)
-class Take:
-    """Hand items to the replica; answer with its better versions, then call `noticed`."""
-
-    delta: Delta
-    stale: bool
-    """Whether the sender missed deletes that were forgotten here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """Join this knowledge (K) and the peer's G into the replica's, durably."""
-
-    knowledge: Knowledge
-    forgotten: Knowledge
-
-
-@dataclass(frozen=True, slots=True)
-class Bury:
-    """Delete these versions (they go to history): everybody else saw them deleted long ago."""
-
-    entries: tuple[tuple[bytes, Dot], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Recheck:
-    """Call `recheck` after a short while."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summarize:
-    """Answer with `Summaries` of these nodes."""
-
-    prefixes: tuple[bytes, ...]
-    full: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Descend:
-    """Compare the peer's summaries with our trie, then call `descended`."""
-
-    body: Any
-    asked: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Supply:
-    """Send the live items with these keys, as repair."""
-
-    keys: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Send the live items whose key hashes begin so, as repair."""
-
-    hashes: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Inspected:
-    """An inspection is over."""
-
-    lacking: tuple[bytes, ...]
-    """Key hashes of what the peer has and we have not, or differently."""
-    surplus: tuple[bytes, ...]
-    """Keys of what we have and the peer has not, or differently."""
-
-
-Effect = Send | StreamLog | Take | Bury | Commit | Recheck | Summarize | Descend | Supply | Answer | Inspected
 
 
 class State(Enum):

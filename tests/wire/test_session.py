@@ -9,23 +9,21 @@ from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.knowledge import knowledge_hash
 from p2psyncd.core.version import Dot, pack_vector
 from p2psyncd.errors import RemoteProtocolError
-from p2psyncd.wire.messages import Ask, Boot, Delta, Done, Hello, Know, Summaries, Want
-from p2psyncd.wire.session import (
-    REPAIRS_MAX,
+from p2psyncd.wire.effects import (
     Answer,
     Commit,
     Descend,
     Inspected,
     Recheck,
     Send,
-    Session,
     Standing,
-    State,
     StreamLog,
     Summarize,
     Supply,
     Take,
 )
+from p2psyncd.wire.messages import Ask, Boot, Delta, Done, Hello, Know, Summaries, Want
+from p2psyncd.wire.session import REPAIRS_MAX, Session, State
 
 SHARE = ShareId(b"s" * 16)
 A, B = ActorId(b"a" * 8), ActorId(b"b" * 8)
