@@ -153,6 +153,7 @@ class PeerLink:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.offers: dict[ShareId, Offer] = {}
+        self.said: tuple[Offers | None, Introductions | None] = (None, None)
         self.refresh = Signal()
         self.progressed: Callable[[], None] = lambda: None
         self.sessions = SessionTable(
@@ -230,18 +231,24 @@ class PeerLink:
 
     async def attend(self, nursery: trio.Nursery) -> None:
         """Tell the peer what is offered and whom we know whenever that changes."""
-        said: tuple[Offers | None, Introductions | None] = (None, None)
         while True:
             event = self.refresh.event
-            offers = self.events.offers_for(self.device)
-            known = self.events.introductions_for(self.device)
-            if said[0] is None or shape(said[0]) != shape(offers):
-                self.post(offers)
-            if (known.devices or known.removed) and known != said[1]:
-                self.post(known)
-            said = (offers, known)
+            self.announce()
             self.sessions.open(nursery)
             await event.wait()
+
+    def announce(self) -> None:
+        """Tell the peer what is offered and whom we know, if that changed.
+
+        Always before a session is opened: the peer passes over the hello of a share that it was not offered.
+        """
+        offers = self.events.offers_for(self.device)
+        known = self.events.introductions_for(self.device)
+        if self.said[0] is None or shape(self.said[0]) != shape(offers):
+            self.post(offers)
+        if (known.devices or known.removed) and known != self.said[1]:
+            self.post(known)
+        self.said = (offers, known)
 
     async def keep_alive(self) -> None:
         """Ping a silent peer; give up on one that stays silent."""
@@ -272,6 +279,7 @@ class PeerLink:
                     pass
                 case Offers():
                     self.offers = {offer.share: offer for offer in message.offers}
+                    self.announce()
                     self.sessions.open(nursery)
                     self.progressed()
                 case Introductions():
@@ -286,6 +294,8 @@ class PeerLink:
                 case Greeting():
                     raise RemoteProtocolError("A second greeting came")
                 case _:
+                    if message.share not in self.drivers:
+                        self.announce()  # a hello opens our session
                     await self.sessions.dispatch(message, nursery)
                     # Not silent: we did not listen.
                     self.heard_s = trio.current_time()
