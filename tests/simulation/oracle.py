@@ -1,0 +1,107 @@
+"""What must hold in the end, and what is known on the way to tell what may be missing.
+
+- **Nothing is lost.** A value that a user wrote is a claim, until a user who had it before them replaces or
+  deletes it. Every claim is live on every device in the end: under its name, as a conflict copy, or
+  wherever the name went. The one way out: it was on no disk any more after a power cut or a restored
+  backup, so nobody could have passed it on.
+- **Nothing that was deleted is back** under the name where it was deleted, unless it was written there again, or a
+  device lost its memory of it while it had it (its state was put back to before it came): such a
+  device cannot tell it from a new file, and a new file beats a delete.
+- **All agree, and there is an end**: equal roots, equal pictures; the stored trie is the trie of the items;
+  a scan finds nothing; nothing more is sent; a further meeting is one round trip.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kinds import Claim, Deed, Machine
+
+if TYPE_CHECKING:
+    from process import Process
+
+__all__ = ["Oracle", "Violation"]
+
+
+class Violation(AssertionError):
+    """Something that must hold does not."""
+
+    def __init__(self, what: str, detail: str) -> None:
+        super().__init__(f"{what}: {detail}")
+        self.what = what
+
+
+@dataclass
+class Oracle:
+    """Follows what users do; see the top of the file."""
+
+    claims: dict[Claim, int] = field(default_factory=dict)
+    """What must be found, and the machine where it was written."""
+    deleted: dict[Claim, int] = field(default_factory=dict)
+    """What must not be found, and the machine where it was deleted."""
+    written: Counter[Claim] = field(default_factory=Counter)
+    perished: set[Claim] = field(default_factory=set)
+
+    # On the way
+
+    def note(self, deed: Deed, machine: Machine) -> None:
+        """Take note of what a user did."""
+        if machine.mode == "receive-only":
+            return  # nothing of it is told to others, and what comes may replace it
+        for claim in (*deed.replaced, *deed.deleted):
+            self.claims.pop(claim, None)
+        for claim in deed.deleted:
+            self.deleted[claim] = machine.number
+        for claim in deed.wrote:
+            self.claims[claim] = machine.number
+            self.written[claim] += 1
+            self.deleted.pop(claim, None)
+
+    def review(self, machines: Iterable[Machine], struck: Machine) -> None:
+        """Take note of what a disaster on one machine took from the world, or brought back."""
+        there = {claim.value for machine in machines for claim in machine.claims()}
+        for claim in [claim for claim in self.claims if claim.value not in there]:
+            self.perished.add(claim)
+            del self.claims[claim]
+        for claim in struck.claims():
+            if self.deleted.get(claim) == struck.number:
+                del self.deleted[claim]  # the delete was undone before anybody need have heard of it
+
+    def forgive(self, claims: Iterable[Claim]) -> None:
+        """Take note of what a device has and cannot know any more whether it ever was told."""
+        for claim in claims:
+            self.deleted.pop(claim, None)
+            self.written[claim] += 1
+
+    # In the end
+
+    def check(self, processes: list[Process]) -> None:
+        """Raise Violation if anything does not hold."""
+        first = processes[0]
+        mutual = [p for p in processes if p.machine.mode == "send-receive"]
+        for process in processes:
+            where = f"on {process.machine.number}"
+            for ailment in process.device.ailments():
+                raise Violation("ailing", f"{where}: {ailment}")
+            if process.device.applier.failures:
+                raise Violation("failures", f"{where}: {process.device.applier.failures}")
+        for process in mutual:
+            if process.machine.picture() != mutual[0].machine.picture():
+                raise Violation("different pictures", f"{first.machine.number}, {process.machine.number}")
+        for process in mutual:
+            self.check_values(process)
+
+    def check_values(self, process: Process) -> None:
+        """Check one device for what must and must not be there."""
+        there = process.machine.claims()
+        values = {claim.value for claim in there}
+        where = f"on {process.machine.number}"
+        lost = sorted(claim for claim in self.claims if claim.value not in values)
+        if lost:
+            raise Violation("lost", f"{where}: {lost}")
+        back = sorted(c for c in self.deleted if c in there and self.written[c] == 1)
+        if back:
+            raise Violation("back", f"{where}: {back}")

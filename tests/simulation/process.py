@@ -1,0 +1,111 @@
+"""A device's process in the world: what `daemon.share` does around a replica, without the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+from kinds import Device, Killed, Machine
+
+from p2psyncd.daemon.replica import EVERYTHING, Phase
+from p2psyncd.daemon.share import leaves
+from p2psyncd.daemon.signal import Signal
+from p2psyncd.errors import P2psyncError, ShareHeld
+from p2psyncd.sources.source import Dirty
+
+__all__ = ["Process"]
+
+# As the daemon does: a path is read when it has been quiet for a moment; what failed is tried again.
+QUIET_S = 0.02
+RETRY_S = 10.0
+STUCK = {Phase.HELD, Phase.ERROR}
+
+
+class Process:
+    """A running device; `run` is its life."""
+
+    def __init__(self, machine: Machine, on_change: Callable[[], None]) -> None:
+        self.machine = machine
+        self.on_change = on_change
+        self.key = machine.device
+        self.device: Device = machine.boot()
+        self.hints = EVERYTHING
+        self.hinted = Signal()
+        self.phase_changed = Signal()
+        self.scope = trio.CancelScope()
+        self.gone = trio.Event()
+        self.troubles: list[str] = []
+        """Why sessions failed."""
+
+    @property
+    def lives(self) -> bool:
+        return not self.machine.hazard.dead and not self.gone.is_set()
+
+    def note_trouble(self, trouble: str) -> None:
+        self.troubles.append(trouble)
+
+    def notice(self, dirty: Dirty) -> None:
+        """Take a hint, as from a watch."""
+        old = self.hints
+        self.hints = Dirty(keys=old.keys | dirty.keys, subtrees=old.subtrees | dirty.subtrees)
+        self.hinted.fire()
+
+    async def run(self) -> None:
+        """Live until killed or cancelled."""
+        try:
+            with self.scope:
+                while True:
+                    await self.live_on()
+        except* Killed:
+            pass
+        finally:
+            self.device.close()
+            self.gone.set()
+
+    async def live_on(self) -> None:
+        """Live until something fails that is not one item's; then rest."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self.notice(EVERYTHING)
+                nursery.start_soon(self.capture)
+                nursery.start_soon(self.device.applier.run)
+                nursery.start_soon(self.look_after_what_is_stuck)
+        except* (OSError, P2psyncError) as group:
+            self.enter(Phase.ERROR, "; ".join(str(error) for error in leaves(group)))
+        await trio.sleep(RETRY_S)
+
+    async def capture(self) -> None:
+        """Look wherever a hint points to."""
+        replica = self.device.replica
+        while True:
+            hinted = self.hinted.event
+            if not self.hints.keys and not self.hints.subtrees:
+                await hinted.wait()
+                continue
+            await trio.sleep(QUIET_S)
+            dirty, self.hints = self.hints, Dirty()
+            try:
+                await replica.scan(EVERYTHING if replica.phase in STUCK else dirty)
+            except ShareHeld as held:
+                self.enter(Phase.HELD, held.detail or held.message)
+            except (OSError, P2psyncError) as error:
+                self.enter(Phase.ERROR, str(error))
+            else:
+                if replica.phase is not Phase.READY:
+                    self.enter(Phase.READY)
+
+    def enter(self, phase: Phase, reason: str = "") -> None:
+        self.device.replica.enter(phase, reason)
+        self.phase_changed.fire()
+        self.on_change()
+
+    async def look_after_what_is_stuck(self) -> None:
+        """Scan in full a while after the share was held or failed."""
+        replica = self.device.replica
+        while True:
+            changed = replica.signal.event
+            if replica.phase in STUCK:
+                self.phase_changed.fire()
+                await trio.sleep(RETRY_S)
+                self.notice(EVERYTHING)
+            await changed.wait()
