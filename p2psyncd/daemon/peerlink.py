@@ -315,6 +315,6 @@ class PeerLink:
         self.scope.cancel()
 
 
-def shape(offers: Offers) -> list[tuple[ShareId, str, str]]:
+def shape(offers: Offers) -> list[tuple[ShareId, str, str, bool]]:
     """Return what makes offers worth sending again: not their counts."""
-    return [(offer.share, offer.name, offer.kind) for offer in offers.offers]
+    return [(offer.share, offer.name, offer.kind, offer.held) for offer in offers.offers]

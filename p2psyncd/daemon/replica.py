@@ -186,9 +186,10 @@ class Replica:
                 await self.reopen(reopened)
         # Only a full scan can be deceived by a disk that is not mounted; single deletions were told by events.
         lost = len(gone)
-        if whole and is_mass_delete(lost, self.totals.items):
+        unwatched = self.phase in {Phase.STARTING, Phase.HELD, Phase.ERROR}
+        if whole and is_mass_delete(lost, self.totals.items, unwatched=unwatched):
             lost = await self.query(lambda store: count_lost(store, gone))
-        if whole and is_mass_delete(lost, self.totals.items):
+        if whole and is_mass_delete(lost, self.totals.items, unwatched=unwatched):
             self.held_deletions = gone
             reason = f"{lost} of {self.totals.items} items are gone from this device"
             raise ShareHeld(f"{reason}; nothing was deleted elsewhere")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shlex
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -108,11 +109,30 @@ def share_state(share: RunningShare) -> tuple[ShareState, str | None]:
         case Phase.SCANNING:
             return "scanning", None
         case Phase.HELD:
-            return "held", replica.reason
+            return "held", f"{replica.reason}{what_to_do(share)}"
         case Phase.PAUSED:
             return "paused", replica.reason
         case Phase.ERROR:
             return "error", replica.reason
+
+
+def what_to_do(share: RunningShare) -> str:
+    """Return what a person can do about a share that is held, where the reason itself does not say it."""
+    if not share.replica.held_deletions:
+        return ""
+    approve = f"p2psync share approve {shlex.quote(share.record.name)}"
+    return f". If that is meant, `{approve}` deletes them there too; if not, put them back and it goes on"
+
+
+def holding_peers(mesh: Mesh, share: RunningShare) -> list[str]:
+    """Return the names of connected devices that hold this share themselves."""
+    return [
+        state.record.name
+        for state in mesh.peers.values()
+        if state.link is not None
+        and (offer := state.link.offers.get(share.replica.share)) is not None
+        and offer.held
+    ]
 
 
 def share_errors(share: RunningShare, mesh: Mesh) -> list[ItemError]:
@@ -122,6 +142,10 @@ def share_errors(share: RunningShare, mesh: Mesh) -> list[ItemError]:
     troubles = [
         ItemError(item="", error=f"{state.record.name}: {trouble}")
         for state, trouble in session_troubles(mesh, share)
+    ]
+    troubles += [
+        ItemError(item="", error=f"{name} holds this share; `p2psync status` there says why")
+        for name in holding_peers(mesh, share)
     ]
     return troubles + [
         ItemError(item=text_of_key(key), error=reason)
@@ -252,7 +276,9 @@ def missing_at_peers(share: RunningShare, mesh: Mesh, least: int) -> str:
         if peer.need_items:
             return f"{name}: {peer_state.record.name} needs {peer.need_items} items"
         if not driver.in_sync:
-            return f"{name}: {peer_state.record.name} has another root"
+            return f"{name}: {peer_state.record.name} does not hold the same yet"
+    if len(drivers) < least and (holding := holding_peers(mesh, share)):
+        return f"{name}: {holding[0]} holds it; `p2psync status` there says why"
     if len(drivers) < least:
         return f"{name}: {len(drivers)} of at least {least} peers are connected"
     return ""

@@ -182,6 +182,7 @@ class Shares:
                     secret=share.record.secret,
                     items=share.replica.totals.items,
                     size=min(share.replica.totals.size, INT_MAX),
+                    held=share.replica.phase in {Phase.HELD, Phase.ERROR},
                 )
                 for share in self.for_device(peer)
                 if share.replica.phase is not Phase.PAUSED

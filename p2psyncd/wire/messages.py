@@ -127,6 +127,8 @@ class Offer:
     """Key of the share's key hashes, 32 bytes; only members ever see it."""
     items: int
     size: int
+    held: bool = False
+    """Whether the sender holds the share, so that nothing of it is exchanged for now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,14 +140,14 @@ class Offers:
 
     def fields(self) -> list[Any]:
         """Return the fields in order."""
-        return [[[o.share, o.name, o.kind, o.secret, o.items, o.size] for o in self.offers]]
+        return [[[o.share, o.name, o.kind, o.secret, o.items, o.size, o.held] for o in self.offers]]
 
     @classmethod
     def parse(cls, fields: Sequence[Any]) -> Offers:
         """Return the checked message."""
         offers = []
         for row in take_list(fields[0], "offers", most=LISTS_MAX):
-            share, name, kind, secret, items, size = take_list(row, "offer", least=6, most=64)[:6]
+            share, name, kind, secret, items, size, *more = take_list(row, "offer", least=6, most=64)
             offers.append(
                 Offer(
                     share=take_share(share),
@@ -154,6 +156,7 @@ class Offers:
                     secret=take_bytes(secret, "secret", least=32, most=32),
                     items=take_int(items, "items"),
                     size=take_int(size, "size"),
+                    held=more[:1] == [True],
                 )
             )
         return cls(offers=tuple(offers))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ import trio
 from daemons import WAIT_S, Daemon, share
 from p2plab.trees import differences, leftovers
 
-from p2psyncd.control.messages import Conflict
+from p2psyncd.control.messages import Conflict, ShareStatus
 
 __all__ = ["ORDERS", "Group", "contents", "put", "texts"]
 
@@ -88,10 +88,10 @@ class Group:
                 await trio.sleep(LOOK_S)
         raise AssertionError(f"no agreement: {roots}")
 
-    async def row(self, number: int) -> dict[str, object]:
+    async def row(self, number: int) -> ShareStatus:
         """Return the share as a device's `status` shows it."""
         rows = await self.daemons[number].backend.share_list()
-        return next(dict(row) for row in rows if row["name"] == self.name)
+        return next(row for row in rows if row["name"] == self.name)
 
     # What must hold
 
@@ -124,6 +124,13 @@ class Group:
                 await trio.sleep(LOOK_S)
             return
         raise AssertionError(f"waited in vain for {what}")
+
+    async def told(self, ask: Callable[[], Awaitable[list[str]]]) -> str:
+        """Ask until there is an answer, and return its first line."""
+        with trio.fail_after(WAIT_S):
+            while not (answer := await ask()):  # noqa: ASYNC110  (no daemon tells of it)
+                await trio.sleep(LOOK_S)
+        return answer[0]
 
     async def conflicts(self, number: int = 0) -> list[Conflict]:
         """Return the conflicts that a device lists."""

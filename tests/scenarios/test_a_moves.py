@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from daemons import offered
-from group import ORDERS, Group, put, texts
+from group import ORDERS, Group, contents, put, texts
 
 FILES = 10_000
 SAVES = 12
@@ -18,7 +18,8 @@ SAVES = 12
 async def test_a13_ignored_files_stay_in_a_directory_that_a_peer_deleted_and_that_is_reported(
     pair: Group,
 ) -> None:
-    here, there = await pair.begin(_p2psyncignore="*.o\n")
+    here, there = await pair.begin()
+    put(here / ".p2psyncignore", "*.o\n")
     put(here / "build" / "main.c", "source")
     await pair.settle()
     put(there / "build" / "main.o", "object")
@@ -32,11 +33,13 @@ async def test_a13_ignored_files_stay_in_a_directory_that_a_peer_deleted_and_tha
     assert row["errors"] == [
         {"item": "build", "error": "deleted on another device; kept, it holds ignored files"}
     ]
-    assert not (here / "build").exists()
-    # Once they are gone, so is the directory.
-    (there / "build" / "main.o").unlink()
     await pair.settle()
-    assert await pair.same() == {".p2psyncignore": "*.o\n"}
+    assert not (here / "build").exists()
+    # What is not ignored brings the directory back everywhere, with that alone.
+    put(there / "build" / "new.c", "new source")
+    await pair.settle()
+    assert contents(here) == {".p2psyncignore": "*.o\n", "build": None, "build/new.c": "new source"}
+    assert (there / "build" / "main.o").read_text() == "object"
 
 
 @ORDERS

@@ -77,7 +77,9 @@ def test_items_come_back_as_they_were_sent(sent: list[Item], repair: bool) -> No
 EXAMPLES = [
     Greeting(versions=(1, 2), name="desk", instance=b"i" * 8, ports=(22600,), introduces=True),
     Refusal(code="full", text="too many"),
-    Offers(offers=(Offer(share=SHARE, name="n", kind="folder", secret=b"k" * 32, items=1, size=2),)),
+    Offers(
+        offers=(Offer(share=SHARE, name="n", kind="folder", secret=b"k" * 32, items=1, size=2, held=True),)
+    ),
     Introductions(
         devices=(
             Introduced(

@@ -156,13 +156,19 @@ class RootGuard:
         finally:
             os.close(opened)
         if marker is None:
-            raise ShareHeld(f"{self.root} has no marker .p2psync/share (any more): is its disk mounted?")
+            raise ShareHeld(
+                f"{self.root} has no marker .p2psync/share (any more): is its disk mounted? Once it is there, the "
+                "share goes on by itself; if it was deleted, remove the share and add or accept it again"
+            )
         if marker != self.share_id:
             raise ShareHeld(f"{self.root} is marked as another share's folder")
         if (self.device is not None and device != self.device) or (
             self.filesystem is not None and filesystem != self.filesystem
         ):
-            raise ShareHeld(f"{self.root} lies on another file system than before")
+            raise ShareHeld(
+                f"{self.root} lies on another file system than before; if that is meant, approve it "
+                "(`p2psync share approve`)"
+            )
         self.device, self.filesystem = device, filesystem
 
     def accept(self) -> None:
@@ -174,7 +180,7 @@ class RootGuard:
         """Return in words why the root cannot be opened."""
         match error.errno:
             case errno.ENOENT:
-                return f"{self.root} is missing: is its disk mounted?"
+                return f"{self.root} is missing: is its disk mounted? Once it is there, the share goes on by itself"
             case errno.ELOOP:
                 return f"{self.root} is a symlink now"
             case errno.ENOTDIR:
