@@ -31,6 +31,8 @@ RETRY_S = 0.5
 STAGING_RETRY_S = 10.0
 # A peer that stops in the middle of an answer is given up after this long.
 STALLED_S = 60.0
+# Nor may it drip: what it was asked for could come from another peer meanwhile. Slower than the worst Wi-Fi.
+SLOWEST_BYTES_S = 64 * 1024
 
 
 async def in_thread(sock: ssl.SSLSocket, call: Callable[[], T]) -> T:
@@ -61,6 +63,17 @@ async def in_thread(sock: ssl.SSLSocket, call: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     return results[0]
+
+
+async def within(patience_s: float, call: Callable[[], Awaitable[T]]) -> T:
+    """Return what a peer does in time.
+
+    Raises:
+        RemoteProtocolError: It took longer.
+    """
+    with trio.move_on_after(patience_s):
+        return await call()
+    raise RemoteProtocolError(f"Contents did not come in {patience_s:.0f} s")
 
 
 def shut_down(sock: ssl.SSLSocket) -> None:
@@ -156,7 +169,10 @@ class Fetcher:
                 self.sock = await self.connect()
                 self.sock.settimeout(STALLED_S)
             sock = self.sock
-            missing = await in_thread(sock, lambda: self.fetch_blocking(sock, share, applier, held, batch))
+            missing = await within(
+                STALLED_S + sum(wanted.size for wanted in batch) / SLOWEST_BYTES_S,
+                lambda: in_thread(sock, lambda: self.fetch_blocking(sock, share, applier, held, batch)),
+            )
         except CannotStage as trouble:
             text = str(trouble)
             if text not in applier.failures.values():

@@ -265,7 +265,7 @@ def plan_ranges(
         known = chunks_here(held, base, reader)
         if known is None:
             return whole
-        packed = client.chunk_list(share, digest)
+        packed = client.chunk_list(share, digest, size)
         if packed is None:
             return None
         chunks = unpack_chunks(packed)

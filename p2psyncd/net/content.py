@@ -18,6 +18,7 @@ from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.wire.content import (
     BLOB_BYTES_MAX,
     BLOBS_ASKED_MAX,
+    CHUNK_ENTRY_BYTES,
     BlobAnswer,
     BlobRequest,
     ChunkAnswer,
@@ -32,10 +33,15 @@ __all__ = ["ContentClient", "ContentProvider", "Readable", "serve_waiting"]
 
 LENGTH_BYTES = 4
 # A chunk list of 64 MiB describes a file of about 200 GiB.
-ANSWER_BYTES_MAX = 65 * 1024 * 1024
+CHUNK_ANSWER_BYTES_MAX = 65 * 1024 * 1024
+# Chunks are no smaller than this, but for a file's last.
+CHUNK_BYTES_MIN = 16 * 1024
+CHUNK_ANSWER_BYTES_LEAST = 64
 REQUEST_BYTES_MAX = 4 * 1024 * 1024
 # A frame of blobs is closed once it holds this much.
 BLOB_FRAME_BYTES = 512 * 1024
+# That, the content that closed it, and the digests of those that are not there.
+BLOB_ANSWER_BYTES_MAX = 1024 * 1024
 RANGE_STEP_BYTES = 1024 * 1024
 REQUESTS_UNDER_WAY = 2
 # A request stays small enough that the answer begins to flow at once.
@@ -130,7 +136,9 @@ class ContentClient:
                 send_frame(self.sock, BlobRequest(share, tuple(batch)).encode())
                 under_way.append(set(batch))
             asked = under_way[0]
-            answer = BlobAnswer.decode(receive_frame(self.sock, ANSWER_BYTES_MAX))
+            answer = BlobAnswer.decode(receive_frame(self.sock, BLOB_ANSWER_BYTES_MAX))
+            if not answer.blobs and not answer.last:
+                raise RemoteProtocolError("An answer brings nothing and does not end")
             for digest, data in answer.blobs:
                 if digest not in asked:
                     raise RemoteProtocolError("A content came that was not asked for")
@@ -141,10 +149,17 @@ class ContentClient:
                 for digest in asked:
                     yield digest, None
 
-    def chunk_list(self, share: ShareId, digest: bytes) -> bytes | None:
-        """Return the packed chunk list of a large content; None where the peer has not got it."""
+    def chunk_list(self, share: ShareId, digest: bytes, size: int) -> bytes | None:
+        """Return the packed chunk list of a large content of so many bytes; None where the peer has not got it.
+
+        Raises:
+            RemoteProtocolError: It is none, or longer than that of such a content can be.
+            OSError: The connection broke.
+        """
         send_frame(self.sock, ChunkRequest(share, digest).encode())
-        return ChunkAnswer.decode(receive_frame(self.sock, ANSWER_BYTES_MAX)).chunks
+        chunks_max = size // CHUNK_BYTES_MIN + 1
+        most = min(CHUNK_ANSWER_BYTES_MAX, CHUNK_ANSWER_BYTES_LEAST + CHUNK_ENTRY_BYTES * chunks_max)
+        return ChunkAnswer.decode(receive_frame(self.sock, most)).chunks
 
     def ranges(
         self, share: ShareId, digest: bytes, ranges: Sequence[tuple[int, int]]

@@ -127,7 +127,7 @@ class Peer:
         self.chunks = chunks
         self.asked: list[tuple[int, int]] = []
 
-    def chunk_list(self, _: ShareId, __: bytes) -> bytes | None:
+    def chunk_list(self, _: ShareId, __: bytes, ___: int) -> bytes | None:
         return self.chunks
 
     def ranges(

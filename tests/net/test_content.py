@@ -121,7 +121,7 @@ def test_what_is_not_there_is_said_to_be_missing(client: ContentClient) -> None:
 def test_another_share_gets_nothing(client: ContentClient) -> None:
     other = ShareId(b"o" * 16)
     assert dict(client.blobs(other, [digest(b"content 1")])) == {digest(b"content 1"): None}
-    assert client.chunk_list(other, digest(b"content 1")) is None
+    assert client.chunk_list(other, digest(b"content 1"), 9) is None
     assert list(client.ranges(other, digest(b"content 1"), [(0, 3)])) == []
 
 
@@ -149,7 +149,7 @@ def test_ranges_end_early_when_the_file_shrank(client: ContentClient, shelf: She
     shelf.readers[wanted].data = b"z" * 1_500_000
     assert [at for at, _ in client.ranges(SHARE, wanted, [(0, 3_000_000)])] == [0]
     # The connection is still good.
-    assert client.chunk_list(SHARE, wanted) == b"c" * 20
+    assert client.chunk_list(SHARE, wanted, 9) == b"c" * 20
 
 
 @pytest.mark.parametrize(
@@ -204,3 +204,22 @@ def test_an_oversized_request_is_refused_before_it_is_read() -> None:
     theirs.sendall((2**31).to_bytes(4, "big"))
     with ours, theirs, pytest.raises(RemoteProtocolError, match="2147483648"):
         serve_waiting(ours, Shelf())  # type: ignore[arg-type]
+
+
+def test_an_answer_that_brings_nothing_and_does_not_end_is_refused() -> None:
+    """Else a liar could keep a thread and a content for ever, at a few bytes a minute."""
+    ours, theirs = pair()
+    payload = BlobAnswer((), last=False).encode()
+    with ours, theirs:
+        theirs.sendall(len(payload).to_bytes(4, "big") + payload)
+        with pytest.raises(RemoteProtocolError):
+            next(ContentClient(ours).blobs(SHARE, [digest(b"x")]))  # type: ignore[arg-type]  # a plain socket
+
+
+@pytest.mark.parametrize(("size", "chunks"), [(300_000, 40), (300_000, 1_000_000), (0, 1000)])
+def test_a_chunk_list_longer_than_its_content_can_have_is_not_read(size: int, chunks: int) -> None:
+    ours, theirs = pair()
+    with ours, theirs:
+        theirs.sendall((20 * chunks + 6).to_bytes(4, "big"))
+        with pytest.raises(RemoteProtocolError, match="frame"):
+            ContentClient(ours).chunk_list(SHARE, digest(b"x"), size)  # type: ignore[arg-type]  # a plain socket
