@@ -25,6 +25,7 @@ from p2psyncd.sources.folder.beneath import (
 from p2psyncd.sources.folder.catalogue import Catalogue
 from p2psyncd.sources.folder.conflicts import aside_key, is_conflict
 from p2psyncd.sources.folder.content import OPEN_FLAGS, digest_of, digest_of_descriptor
+from p2psyncd.sources.folder.durable import make_durable
 from p2psyncd.sources.folder.fingerprint import fingerprint, matches, stamped_finely, untrusted
 from p2psyncd.sources.folder.guard import RootGuard
 from p2psyncd.sources.folder.history import History, HistoryLimits
@@ -175,17 +176,20 @@ class FolderSource:
         """Return the observations that still hold; see `Source.confirm`.
 
         Only directories pass through states of their own: applying changes their mtime with every
-        child, and puts it back at the end.
+        child, and puts it back at the end. What is returned is on the disk (see `durable`).
+
+        Raises:
+            OSError: The disk failed, or took no more: nothing of it may be announced.
         """
-        if all(one.draft.kind is not Kind.DIRECTORY for one in observations):
-            return list(observations)
         with Directories(self.root) as directories:
-            return [
+            confirmed = [
                 one
                 for one in observations
                 if one.draft.kind is not Kind.DIRECTORY
                 or self.has_state(directories, one.draft.key, one.state)
             ]
+            make_durable(directories, confirmed, sync=self.applying.sync, sync_one=self.applying.sync_one)
+        return confirmed
 
     def has_state(self, directories: Directories, key: bytes, state: bytes) -> bool:
         """Return whether what has a name is still as it was read."""
