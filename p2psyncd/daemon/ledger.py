@@ -84,7 +84,11 @@ class Page:
 
 
 class Ledger:
-    """Writes versions into a share's store; one writer at a time."""
+    """Writes versions into a share's store; one writer at a time.
+
+    Every step that makes a version, or takes one in, is durable when it returns: a peer is told of a write
+    only then, and nothing is put in place of which this device would know nothing after a power cut.
+    """
 
     def __init__(
         self,
@@ -141,7 +145,7 @@ class Ledger:
             return set()
         page = self.page([o.draft.key for o in observations])
         actor = self.store.actor()
-        with self.store.transaction():
+        with self.store.transaction(durable=True):
             first = self.mint(len(observations))
             for place, observation in enumerate(observations):
                 if observation.chunks:
@@ -238,7 +242,7 @@ class Ledger:
         received = Received()
         page = self.page([item.key for item in items])
         known = self.store.knowledge() if repair and stale else {}
-        with self.store.transaction():
+        with self.store.transaction(durable=True):
             # Of no others: a peer could make up any number of them.
             writers = {item.dot.actor for item in items}
             self.store.learn_actors([(actor, device) for actor, device in devices if actor in writers])
@@ -327,7 +331,7 @@ class Ledger:
         What was written on top of them here since is new work, and stays.
         """
         page = self.page([key for key, _ in entries])
-        with self.store.transaction():
+        with self.store.transaction(durable=True):
             for key, dot in entries:
                 stored = page.stored.get(key)
                 if stored is not None and stored.item.live and stored.item.dot == dot:
@@ -348,7 +352,7 @@ class Ledger:
                 afterwards is stamped again.
         """
         old = self.store.actor()
-        with self.store.transaction():
+        with self.store.transaction(durable=True):
             written = self.store.written_by(old, above=since)
             self.store.renew_actor(actor)
             # What it wrote elsewhere is learned from those who know; they know what it wrote here before, too.
@@ -407,7 +411,7 @@ class Ledger:
     def revive(self, keys: Sequence[bytes], directory: Callable[[bytes, Item | None], Draft]) -> set[bytes]:
         """Write directories where live items lie below something else; return the keys written."""
         page = self.page(keys)
-        with self.store.transaction():
+        with self.store.transaction(durable=True):
             for key in keys:
                 stored = page.stored.get(key)
                 old = stored.item if stored is not None else None
