@@ -133,5 +133,7 @@ def judge_cut(
         if is_copy(path) and path not in cut.peer_had:
             verdict.blame("conflict out of nothing", digest, path, journal)
     for digest, times in Counter(tree.values()).items():
-        if times > max(1, before[digest]):
+        known = journal.contents.get(digest)
+        # Files that the cut left empty are alike and yet no copies of each other.
+        if known is not None and known.serial and times > max(1, before[digest]):
             verdict.blame("doubled", digest, min(p for p, d in tree.items() if d == digest), journal)

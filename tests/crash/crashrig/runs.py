@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import signal
 import subprocess
@@ -174,7 +175,7 @@ def wait_for_strike_or_rest(rig: Rig, process: subprocess.Popen[bytes]) -> None:
             return True
         try:
             return rig.a.settled_with(rig.b) and rig.b.settled_with(rig.a)
-        except (OSError, AssertionError, ValueError):
+        except (OSError, AssertionError, ValueError, http.client.HTTPException):
             return False  # it died while it was asked
 
     eventually("b is struck, or done with the batch", over, within_s=60, every_s=0.01)

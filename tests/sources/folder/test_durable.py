@@ -29,7 +29,7 @@ class Disk:
         self.note("everything")
 
     def one(self, descriptor: int) -> None:
-        self.note(os.readlink(f"/proc/self/fd/{descriptor}"))
+        self.note(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
 
     def note(self, what: str) -> None:
         if self.error:
