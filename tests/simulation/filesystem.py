@@ -144,7 +144,9 @@ def perform(table: Table, step: Step) -> None:
         case (0, serial, number, mode, data, stamp):  # NEW
             entries: dict[bytes, int] | None = {} if stat.S_ISDIR(mode) else None
             links = 1 if entries is not None else 0
-            table[serial] = Inode(serial, number, mode, data, NO_HOLES, entries, 0, links, stamp, stamp, stamp)
+            table[serial] = Inode(
+                serial, number, mode, data, NO_HOLES, entries, 0, links, stamp, stamp, stamp
+            )
         case (1, directory, name, serial):  # LINK
             above, child = table[directory], table[serial]
             assert above.entries is not None

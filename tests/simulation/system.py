@@ -37,12 +37,59 @@ UMASK = 0o022
 PROC = b"/proc/self/fd/"
 ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 # What `os` has that needs no kernel.
-PLAIN = ("DirEntry", "PathLike", "error", "fsdecode", "fsencode", "fspath", "getpid", "stat_result", "strerror")
-CALLS = (
-    "access chmod close copy_file_range dup fchmod fdatasync fstat fstatvfs fsync ftruncate getxattr link listdir "
-    "listxattr lseek lstat makedirs mkdir mkfifo open pread preadv pwrite read readlink remove removexattr "
-    "rename replace rmdir scandir setxattr stat statvfs symlink truncate unlink utime write"
-).split()
+PLAIN = (
+    "DirEntry",
+    "PathLike",
+    "error",
+    "fsdecode",
+    "fsencode",
+    "fspath",
+    "getpid",
+    "stat_result",
+    "strerror",
+)
+CALLS = [
+    "access",
+    "chmod",
+    "close",
+    "copy_file_range",
+    "dup",
+    "fchmod",
+    "fdatasync",
+    "fstat",
+    "fstatvfs",
+    "fsync",
+    "ftruncate",
+    "getxattr",
+    "link",
+    "listdir",
+    "listxattr",
+    "lseek",
+    "lstat",
+    "makedirs",
+    "mkdir",
+    "mkfifo",
+    "open",
+    "pread",
+    "preadv",
+    "pwrite",
+    "read",
+    "readlink",
+    "remove",
+    "removexattr",
+    "rename",
+    "replace",
+    "rmdir",
+    "scandir",
+    "setxattr",
+    "stat",
+    "statvfs",
+    "symlink",
+    "truncate",
+    "unlink",
+    "utime",
+    "write",
+]
 
 
 @dataclass(slots=True)
@@ -190,9 +237,18 @@ class System:
                 return disk, disk.volatile[1], path[len(mount) :].split(b"/")
         raise fail(errno.ENOENT, path)
 
-    def place(
-        self, path: AnyPath, dir_fd: int | None, *, follow: bool = True, inside: bool = False
-    ) -> Place:
+    def begin(self, path: bytes, dir_fd: int | None, *, inside: bool) -> tuple[Disk, Inode, list[bytes]]:
+        """Return where a path begins, and its names."""
+        if not path:
+            raise fail(errno.ENOENT)
+        if dir_fd is not None and path[:1] != b"/":
+            handle = self.handle(dir_fd)
+            return handle.disk, handle.inode, path.split(b"/")
+        if inside:
+            raise fail(errno.EXDEV, path)
+        return self.located(path)
+
+    def place(self, path: AnyPath, dir_fd: int | None, *, follow: bool = True, inside: bool = False) -> Place:
         """Follow a path.
 
         Args:
@@ -202,19 +258,11 @@ class System:
             inside: As with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS.
         """
         whole = encoded(path)
-        if dir_fd is not None and whole[:1] != b"/":
-            handle = self.handle(dir_fd)
-            disk, current, parts = handle.disk, handle.inode, whole.split(b"/")
-        elif whole.startswith(PROC):
+        if whole.startswith(PROC):
             handle = self.handle(int(whole[len(PROC) :]))
             return Place(handle.disk, handle.inode, b".", handle.inode)
-        elif inside:
-            raise fail(errno.EXDEV, whole)
-        else:
-            disk, current, parts = self.located(whole)
-        if not whole:
-            raise fail(errno.ENOENT)
-        parts = parts[::-1]
+        disk, current, parts = self.begin(whole, dir_fd, inside=inside)
+        parts.reverse()
         links = 0
         while parts:
             name = parts.pop()
@@ -409,9 +457,7 @@ class System:
         finally:
             self.close(opened)
 
-    def copy_file_range(
-        self, source: int, target: int, count: int, offset_src: int, offset_dst: int
-    ) -> int:
+    def copy_file_range(self, source: int, target: int, count: int, offset_src: int, offset_dst: int) -> int:
         into = self.file(target, os.O_WRONLY)
         if self.handle(source).disk is not into.disk:
             raise fail(errno.EXDEV)
@@ -442,7 +488,16 @@ class System:
     def status(self, disk: Disk, inode: Inode) -> os.stat_result:
         size = BLOCK_BYTES if inode.entries is not None else len(inode.data)
         times = (inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
-        plain = (inode.mode, inode.number, disk.number, inode.links, 0, 0, size, *(ns // 10**9 for ns in times))
+        plain = (
+            inode.mode,
+            inode.number,
+            disk.number,
+            inode.links,
+            0,
+            0,
+            size,
+            *(ns // 10**9 for ns in times),
+        )
         precise = {
             "st_atime_ns": times[0],
             "st_mtime_ns": times[1],
@@ -472,7 +527,12 @@ class System:
         blocks = disk.capacity // BLOCK_BYTES
         free = max(blocks - disk.used, 0)
         return SimpleNamespace(
-            f_bsize=BLOCK_BYTES, f_frsize=BLOCK_BYTES, f_blocks=blocks, f_bfree=free, f_bavail=free, f_fsid=disk.number
+            f_bsize=BLOCK_BYTES,
+            f_frsize=BLOCK_BYTES,
+            f_blocks=blocks,
+            f_bfree=free,
+            f_bavail=free,
+            f_fsid=disk.number,
         )
 
     fstatvfs = statvfs
@@ -593,7 +653,9 @@ class System:
     def renameat2(
         self, src_dir_fd: int | None, old: AnyPath, dst_dir_fd: int | None, new: AnyPath, flags: int
     ) -> None:
-        call = {0: "rename", beneath.RENAME_NOREPLACE: "rename-new", beneath.RENAME_EXCHANGE: "exchange"}[flags]
+        call = {0: "rename", beneath.RENAME_NOREPLACE: "rename-new", beneath.RENAME_EXCHANGE: "exchange"}[
+            flags
+        ]
         source = self.changing(call, old, src_dir_fd)
         target = self.place(new, dst_dir_fd, follow=False)
         self.check_rename(source, target, flags)
@@ -676,7 +738,13 @@ class System:
         disk.set(inode, atime_ns=atime_ns, mtime_ns=mtime_ns)
 
     def setxattr(
-        self, path: AnyPath | int, name: str | bytes, value: bytes, flags: int = 0, *, follow_symlinks: bool = True
+        self,
+        path: AnyPath | int,
+        name: str | bytes,
+        value: bytes,
+        flags: int = 0,
+        *,
+        follow_symlinks: bool = True,
     ) -> None:
         disk, inode = self.attributed(path, follow=follow_symlinks)
         disk.enter("setxattr")
