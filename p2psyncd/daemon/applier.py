@@ -42,6 +42,8 @@ class Wanted:
     asked: set[DeviceId] = field(default_factory=set)
     """Peers that had not got it."""
     with_peer: DeviceId | None = None
+    refused_by: set[DeviceId] = field(default_factory=set)
+    """Peers that had not got it when they were asked last, and are still connected."""
 
 
 class Applier:
@@ -112,12 +114,14 @@ class Applier:
             wanted = self.wanted.get(digest)
             if wanted is not None:
                 wanted.asked.add(peer)
+                wanted.refused_by.add(peer)
                 wanted.with_peer = None
         self.work.fire()
 
     def release(self, peer: DeviceId) -> None:
         """Give back what was asked of a peer that went away."""
         for wanted in self.wanted.values():
+            wanted.refused_by.discard(peer)
             if wanted.with_peer == peer:
                 wanted.with_peer = None
         self.work.fire()
@@ -131,6 +135,14 @@ class Applier:
                 again = True
         if again:
             self.work.fire()
+
+    async def give_up(self, keys: Sequence[bytes], digests: Sequence[bytes]) -> list[bytes]:
+        """Stop waiting for contents that nobody has; return the keys whose version before it stays."""
+        ledger = self.replica.ledger
+        given_up = await self.replica.step(lambda: ledger.give_up(keys, frozenset(digests)))
+        for digest in digests:
+            self.wanted.pop(digest, None)
+        return given_up
 
     # The task
 

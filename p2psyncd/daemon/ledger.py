@@ -7,7 +7,7 @@ newer (keep ours), or the two are concurrent (the source merges them; see `sourc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from p2psyncd.core.clock import Clock
@@ -187,12 +187,12 @@ class Ledger:
     ) -> None:
         """Decide about a local change under a key for which a remote version waits to be applied."""
         draft = observation.draft
-        if draft.kind is Kind.TOMBSTONE:
-            # An edit beats a delete: what waits is applied as if nothing had been there.
-            page.put_pending(Pending(item=waiting.item, base=None))
-        elif waiting.item.same_value(draft):
+        if waiting.item.live and waiting.item.same_value(draft):
             page.put(Stored(item=waiting.item, state=observation.state))
+        elif base is not None and base.item.same_value(draft):
+            page.put_pending(Pending(item=waiting.item, base=Stored(item=base.item, state=observation.state)))
         else:
+            # A delete, too: an edit that waits beats it, a mere change of metadata does not.
             replaced = [base.item] if base is not None else []
             ours = supersede(draft, dot, self.when(observation), *replaced)
             self.merge(page, Stored(item=ours, state=observation.state), waiting.item)
@@ -202,14 +202,36 @@ class Ledger:
         draft = observation.draft
         waiting = page.pending.get(draft.key)
         if waiting is None:
-            return
-        if draft.kind is Kind.TOMBSTONE:
+            self.tolerate_over_applied(page, observation)
+        elif draft.kind is Kind.TOMBSTONE:
             page.put_pending(Pending(item=waiting.item, base=None))
         elif waiting.item.same_value(draft):
             page.put(Stored(item=waiting.item, state=observation.state))
         else:
             found = Stored(item=supersede(draft, dot, self.when(observation)), state=observation.state)
             page.put_pending(Pending(item=waiting.item, base=found))
+
+    def tolerate_over_applied(self, page: Page, observation: Observation) -> None:
+        """Note whether an applied directory is still there: what comes into it later brings it back."""
+        draft = observation.draft
+        stored = page.stored.get(draft.key)
+        if stored is None or stored.item.kind is not Kind.DIRECTORY:
+            return
+        if draft.kind is Kind.TOMBSTONE:
+            page.states[draft.key] = b""
+        elif stored.item.same_value(draft):
+            page.states[draft.key] = observation.state
+
+    def bring_back_directories(self, page: Page) -> None:
+        """Make the missing directories of what is pending pending again, on a receive-only device."""
+        above = {a for key, row in page.pendings.items() if row.item.live for a in ancestors(key)}
+        missing = [
+            row.item
+            for row in self.store.get_many(sorted(above - page.pendings.keys())).values()
+            if row.item.kind is Kind.DIRECTORY and not row.state
+        ]
+        for item in missing:
+            page.put_pending(Pending(item=item, base=None))
 
     def reopen(self, keys: Sequence[bytes]) -> None:
         """Make live items pending again, without a base."""
@@ -251,6 +273,8 @@ class Ledger:
                     received.gone.append((item.key, item.dot))
                 else:
                     self.take(page, item, received, repair=repair)
+            if not self.announces:
+                self.bring_back_directories(page)
             self.write(page)
         received.changed = {*page.puts, *page.pendings}
         return received
@@ -324,6 +348,22 @@ class Ledger:
         else:
             page.put_pending(Pending(item=copy.item, base=copy))  # its mode and time are still to be set
         return True
+
+    def give_up(self, keys: Sequence[bytes], digests: Collection[bytes]) -> list[bytes]:
+        """Write what is in place over pending versions whose content nobody has; return their keys."""
+        page = self.page(keys)
+        with self.store.transaction(durable=True):
+            for key, waiting in list(page.pending.items()):
+                lost, base = waiting.item, waiting.base
+                if lost.digest not in digests:
+                    continue
+                old = base.item if base is not None else Draft(key=key, kind=Kind.TOMBSTONE)
+                draft = Draft(key=key, kind=old.kind, digest=old.digest, size=old.size, meta=old.meta)
+                replaced = [lost] if base is None else [lost, base.item]
+                item = supersede(draft, self.dot(), self.clock.now_us(), *replaced)
+                page.put(Stored(item=item, state=base.state if base is not None else b""))
+            self.write(page)
+        return list(page.puts)
 
     def bury(self, entries: Sequence[tuple[bytes, Dot]]) -> set[bytes]:
         """Delete versions that everybody else saw deleted long ago; return the keys that changed.
@@ -433,6 +473,12 @@ class Ledger:
                 page.put_pending(Pending(item=item, base=page.applied(key)))
             self.write(page)
         return {*page.puts, *page.pendings}
+
+
+def ancestors(key: bytes) -> list[bytes]:
+    """Return the keys above a key."""
+    parts = key.split(b"/")
+    return [b"/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def same_content(a: Item, b: Item | Draft) -> bool:

@@ -69,7 +69,7 @@ class RunningShare:
         clock: Clock,
         executor: Executor,
         scan_interval_s: float,
-        forget: Callable[[RunningShare], Awaitable[None]],
+        keep_house: Callable[[RunningShare], Awaitable[None]],
         on_change: Callable[[], None],
     ) -> None:
         self.record = record
@@ -83,7 +83,7 @@ class RunningShare:
         self.clock = clock
         self.executor = executor
         self.scan_interval_s = scan_interval_s
-        self.forget = forget
+        self.keep_house = keep_house
         self.on_change = on_change
         self.hints = Hints(set(), set())
         self.hinted = Signal()
@@ -142,7 +142,7 @@ class RunningShare:
             nursery.start_soon(give_back_after_work, self.replica, self.executor)
             nursery.start_soon(self.applier.run)
             nursery.start_soon(self.keep_history)
-            nursery.start_soon(self.forget, self)
+            nursery.start_soon(self.keep_house, self)
             nursery.start_soon(self.rescan_now_and_then)
             nursery.start_soon(self.tell_phases)
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from p2psyncd.daemon.config import Config
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.forgetting import forget_now_and_then
 from p2psyncd.daemon.incarnation import begin, place_of
+from p2psyncd.daemon.lost import give_up_lost_contents
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.report import checked_mode
 from p2psyncd.daemon.sessions import SessionDriver
@@ -86,6 +88,8 @@ class Shares:
         self.nursery: trio.Nursery | None = None
         self.sessions_of: Callable[[RunningShare], Sequence[SessionDriver]] = lambda share: ()
         """The open sessions of a share; whoever looks after the peers sets it."""
+        self.tell_lost: Callable[[RunningShare, bytes], None] = lambda share, key: None
+        """Called when a version was given up because no device has its content."""
         self.changing = trio.Lock()
         """Held while shares come or go: what was checked of names and paths stays true meanwhile."""
 
@@ -379,19 +383,36 @@ class Shares:
             clock=self.clock,
             executor=self.executor,
             scan_interval_s=self.config.scan_interval_s,
-            forget=self.forget,
+            keep_house=self.keep_house,
             on_change=self.on_change,
         )
 
-    async def forget(self, share: RunningShare) -> None:
-        """Forget a share's tombstones in time, for ever."""
-        await forget_now_and_then(
-            share.replica,
-            self.clock,
-            days=self.config.tombstones_days,
-            members=lambda: self.members(share) & {peer.device for peer in self.devices.peers()},
-            sessions=lambda: self.sessions_of(share),
-        )
+    async def keep_house(self, share: RunningShare) -> None:
+        """Do for a share, for ever, what needs a view of its other members."""
+
+        def members() -> set[DeviceId]:
+            return self.members(share) & {peer.device for peer in self.devices.peers()}
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(
+                    forget_now_and_then,
+                    share.replica,
+                    self.clock,
+                    days=self.config.tombstones_days,
+                    members=members,
+                    sessions=lambda: self.sessions_of(share),
+                )
+            )
+            nursery.start_soon(
+                partial(
+                    give_up_lost_contents,
+                    share.applier,
+                    ours=self.device,
+                    members=members,
+                    tell=lambda key: self.tell_lost(share, key),
+                )
+            )
 
     def limits(self) -> HistoryLimits:
         """Return how much history is kept."""

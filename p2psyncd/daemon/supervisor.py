@@ -25,7 +25,8 @@ from p2psyncd.daemon.journal import Journal
 from p2psyncd.daemon.mesh import Mesh
 from p2psyncd.daemon.notify import Notifier
 from p2psyncd.daemon.replica import Phase, Replica
-from p2psyncd.daemon.report import drivers_of
+from p2psyncd.daemon.report import drivers_of, text_of_key
+from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.shares import Shares
 from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import RemoteProtocolError
@@ -110,6 +111,7 @@ class Supervisor:
             port=lambda: self.mesh.ports[0] if self.mesh.ports else 0,
         )
         self.shares.sessions_of = lambda share: [driver for _, driver in drivers_of(self.mesh, share)]
+        self.shares.tell_lost = self.content_lost
         self.before_pairing: dict[DeviceId, PeerRecord | None] = {}
         self.session_troubles: dict[tuple[DeviceId, ShareId], str] = {}
         """What was said last about a peer's session of a share."""
@@ -390,6 +392,15 @@ class Supervisor:
                 f"{state.record.name} has removed this device. Pair them again with `p2psync pair`.",
                 command="p2psync pair",
             )
+
+    def content_lost(self, share: RunningShare, key: bytes) -> None:
+        """Tell the user that a version was given up."""
+        name = text_of_key(key)
+        self.journal.tell(
+            "content_lost",
+            share=share.record.name,
+            message=f"no device has the last content of {name} any more; what was there before stays",
+        )
 
     def content_wanted(self, device: DeviceId) -> None:
         """Dial a content connection on which the peer asks."""

@@ -6,6 +6,7 @@ import copy
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from memory import SECRET, Connection, Device, Node
 from trio.testing import MockClock
 
 from p2psyncd.core.merkle import key_hash
+from p2psyncd.daemon.lost import give_up_lost_contents
 
 FOREVER_US = 2**62
 
@@ -248,3 +250,69 @@ async def test_a_lost_row_is_not_taken_for_a_deleted_one(autojump_clock: MockClo
     await b.device.replica.step(lambda: None)
     await meet(a, b)
     assert a.contents() == b.contents() == {b"f": b"f", b"g": b"again"}
+
+
+async def test_a_content_that_went_with_its_only_disk_is_given_up_when_all_have_said_so(
+    autojump_clock: MockClock, folder: Maker
+) -> None:
+    a, b, c = folder(1), folder(2), folder(3)
+    a.device.source.edit(b"f", b"one")
+    await meet(a, b, c)
+    saved = a.save()
+    a.device.source.edit(b"f", b"two")
+    a.device.source.edit(b"g", b"new")
+    await a.device.scan()
+    # Its log gets through, its contents do not.
+    a.device.source.nodes.clear()
+    async with meeting((a, b)):
+        await trio.sleep(5)
+    assert b.device.replica.totals.pending_items == 2
+    a.put_back(saved, folder=True)
+    told: list[bytes] = []
+    everyone = (a, b, c)
+    for machine in everyone:
+        await machine.device.scan()
+    async with meeting(everyone), trio.open_nursery() as nursery:
+        for machine in everyone:
+            others = {other.device.device for other in everyone if other is not machine}
+            nursery.start_soon(
+                partial(
+                    give_up_lost_contents,
+                    machine.device.applier,
+                    ours=machine.device.device,
+                    members=lambda others=others: others,
+                    tell=told.append,
+                )
+            )
+        await trio.sleep(3600)
+        assert not any(machine.device.replica.totals.pending_items for machine in everyone)
+        nursery.cancel_scope.cancel()
+    await meet(*everyone)
+    assert sorted(told) == [b"f", b"g"]
+    assert a.contents() == b.contents() == c.contents() == {b"f": b"one"}
+
+
+async def test_a_content_is_not_given_up_while_a_member_is_away(
+    autojump_clock: MockClock, folder: Maker
+) -> None:
+    a, b, c = folder(1), folder(2), folder(3)
+    a.device.source.edit(b"f", b"one")
+    await meet(a, b, c)
+    a.device.source.edit(b"f", b"two")
+    await a.device.scan()
+    a.device.source.nodes.clear()
+    told: list[bytes] = []
+    async with meeting((a, b)), trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(
+                give_up_lost_contents,
+                b.device.applier,
+                ours=b.device.device,
+                members=lambda: {a.device.device, c.device.device},
+                tell=told.append,
+            )
+        )
+        await trio.sleep(7200)
+        nursery.cancel_scope.cancel()
+    assert told == []
+    assert b.device.replica.totals.pending_items == 1
