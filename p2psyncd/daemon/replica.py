@@ -326,7 +326,7 @@ class Replica:
         log.warning("actor_renewed share=%s reason=%s", self.share.hex()[:8], why)
 
         def write() -> None:
-            with self.store.transaction():
+            with self.store.transaction(durable=True):
                 self.ledger.renew(incarnation.mint(), since=incarnation.base)
                 incarnation.renewed()
             self.epoch += 1
