@@ -42,6 +42,8 @@ class Oracle:
     """What must be found, and the machine where it was written."""
     deleted: dict[Claim, int] = field(default_factory=dict)
     """What must not be found, and the machine where it was deleted."""
+    taken: set[Claim] = field(default_factory=set)
+    """What a user knowingly replaced or deleted at any time."""
     written: Counter[Claim] = field(default_factory=Counter)
     perished: set[Claim] = field(default_factory=set)
 
@@ -53,11 +55,15 @@ class Oracle:
             return  # nothing of it is told to others, and what comes may replace it
         for claim in (*deed.replaced, *deed.deleted):
             self.claims.pop(claim, None)
+            self.taken.add(claim)
         for claim in deed.deleted:
             self.deleted[claim] = machine.number
         for claim in deed.wrote:
-            self.claims[claim] = machine.number
             self.written[claim] += 1
+            # Put back where it was, it may be no write at all: the device may not have looked meanwhile, or
+            # never have heard that it was taken away elsewhere.
+            if claim not in self.taken:
+                self.claims[claim] = machine.number
             self.deleted.pop(claim, None)
 
     def review(self, machines: Iterable[Machine], struck: Machine) -> None:

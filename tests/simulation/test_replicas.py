@@ -343,3 +343,31 @@ async def test_the_shape_of_the_tree_is_settled_though_the_session_was_cut(autoj
             assert a.source.tree() == b.source.tree()
             assert a.source.nodes[b"d"].kind is Kind.DIRECTORY
             assert b"a file now" in {node.content for node in a.source.nodes.values()}
+
+
+async def test_a_delete_stands_against_a_change_of_mode_that_waits_to_be_applied(
+    autojump_clock: MockClock,
+) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"f", b"content")
+        await meet((a, b))
+        a.source.chmod(b"f", 0o600)
+        b.source.remove(b"f")
+        await a.scan()
+        async with connected((a, b)) as connections:  # b scans when its applier comes upon it
+            await quiet([a, b], connections)
+        assert a.source.tree() == b.source.tree() == {}
+
+
+async def test_a_file_that_was_only_touched_does_not_come_back_when_its_delete_waits(
+    autojump_clock: MockClock,
+) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"f", b"content")
+        await meet((a, b))
+        a.source.remove(b"f")
+        b.source.chmod(b"f", b.source.nodes[b"f"].mode)  # nothing but another fingerprint
+        await a.scan()
+        async with connected((a, b)) as connections:
+            await quiet([a, b], connections)
+        assert a.source.tree() == b.source.tree() == {}
