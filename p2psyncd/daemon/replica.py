@@ -176,7 +176,9 @@ class Replica:
                     errors[one.key] = one.reason
                 elif isinstance(one, Unapplied):
                     reopened.append(one.key)
-                elif one.draft.kind is Kind.TOMBSTONE:
+                elif gone or one.draft.kind is Kind.TOMBSTONE:
+                    # What comes after deletions has taken the name of a directory: recorded before what that held
+                    # is deleted, it would have to make way for it, as a conflict copy.
                     gone.append(one)
                 else:
                     seen.append(one)
@@ -185,7 +187,7 @@ class Replica:
             if reopened:
                 await self.reopen(reopened)
         # Only a full scan can be deceived by a disk that is not mounted; single deletions were told by events.
-        lost = len(gone)
+        lost = sum(one.draft.kind is Kind.TOMBSTONE for one in gone)
         unwatched = self.phase in {Phase.STARTING, Phase.HELD, Phase.ERROR}
         if whole and is_mass_delete(lost, self.totals.items, unwatched=unwatched):
             lost = await self.query(lambda store: count_lost(store, gone))
@@ -288,6 +290,9 @@ class Replica:
         actor = self.standing.actor
         match message:
             case Hello():
+                if message.actor == actor:
+                    await self.renew("another device goes by the same actor")
+                    return
                 theirs = unpack_vector(message.knowledge).get(actor, -1)
                 await self.step(lambda: self.note_boot(message))
             case Know() | Done():
@@ -303,14 +308,14 @@ class Replica:
         """Hold a peer's opening of its state against the last one that was met, and remember it; blocks.
 
         Raises:
-            StateForked: It is an earlier one, or another with the same number, or it goes by our own actor.
+            StateForked: It is an earlier one, or another with the same number.
         """
         boot = hello.boot
         last = self.store.last_boot(hello.actor)
         forked = last is not None and (
             boot.number < last[0] or (boot.number == last[0] and boot.nonce != last[1])
         )
-        if forked or hello.actor == self.standing.actor:
+        if forked:
             log.warning("peer_forked share=%s actor=%s", self.share.hex()[:8], hello.actor.hex())
             raise StateForked
         if last is None or last[0] != boot.number:
