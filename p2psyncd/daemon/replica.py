@@ -187,10 +187,11 @@ class Replica:
             if reopened:
                 await self.reopen(reopened)
         # Only a full scan can be deceived by a disk that is not mounted; single deletions were told by events.
-        lost = sum(one.draft.kind is Kind.TOMBSTONE for one in gone)
+        deleted = [one for one in gone if one.draft.kind is Kind.TOMBSTONE]
+        lost = len(deleted)
         unwatched = self.phase in {Phase.STARTING, Phase.HELD, Phase.ERROR}
         if whole and is_mass_delete(lost, self.totals.items, unwatched=unwatched):
-            lost = await self.query(lambda store: count_lost(store, gone))
+            lost = await self.query(lambda store: count_lost(store, deleted))
         if whole and is_mass_delete(lost, self.totals.items, unwatched=unwatched):
             self.held_deletions = gone
             reason = f"{lost} of {self.totals.items} items are gone from this device"

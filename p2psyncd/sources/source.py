@@ -183,8 +183,8 @@ class Source(Protocol):
     def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError | Unapplied]:
         """Compare what is there with what the store lists and yield the differences.
 
-        Parents come before children; deletions come last. Dirs listed once each. Equal things are
-        not yielded. `Dirty(subtrees={b""})` is a full scan.
+        Parents come before children; deletions come last, and after them only what took the name of a
+        directory. Dirs listed once each. Equal things are not yielded. `Dirty(subtrees={b""})` is a full scan.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from daemons import WAIT_S, Daemon, share
 from p2plab.trees import differences, leftovers
 
 from p2psyncd.control.messages import Conflict, ShareStatus
+from p2psyncd.daemon.config import ListenAddress
 
 __all__ = ["ORDERS", "Group", "contents", "put", "texts"]
 
@@ -59,6 +60,13 @@ class Group:
             await one.backend.device_pause(other.name)
             await other.until(lambda o=other, c=one: not o.connected_to(c), "disconnected")  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         self.parted = True
+
+    async def stop(self, number: int) -> None:
+        """Stop a device that will listen at the same place when it is started again."""
+        daemon = self.daemons[number]
+        host, _, port = daemon.at.rpartition(":")
+        daemon.config = replace(daemon.config, listen=(ListenAddress(host=host, port=int(port)),))
+        await daemon.stop()
 
     async def noted(self, *numbers: int) -> None:
         """Wait until devices have made versions of what was done to their folders."""
@@ -111,7 +119,7 @@ class Group:
             assert (row["state"], row["reason"], row["errors"]) == ("idle", None, []), daemon.name
             assert (row["need_items"], row["need_bytes"]) == (0, 0), daemon.name
             assert (await daemon.backend.verify(self.name))["problems"] == [], daemon.name
-            assert row["conflicts"] == conflicts, (daemon.name, sorted(contents(first)))
+            assert row["conflicts"] == conflicts, (daemon.name, listed[number])
             assert listed[number] == listed[0], daemon.name
         # Staging is emptied once nothing is wanted.
         await self.until(lambda: not any(map(leftovers, self.folders)), "staging to be emptied")

@@ -100,6 +100,7 @@ def scan(context: ScanContext, dirty: Dirty) -> Found:
             tops = [key for key in subtrees if not any(above in subtrees for above in ancestors(key))]
             yield from run.look({*dirty.keys, *tops}, whole=frozenset(tops))
         yield from run.deletions()
+        yield from run.replacements()
     if b"" in subtrees:
         context.generation = generation
 
@@ -121,6 +122,8 @@ class Run:
         self.now_ns = context.clock.now_us() * 1000
         self.gone: dict[bytes, bytes] = {}
         self.walked: set[bytes] = set()
+        self.replaced: list[bytes] = []
+        """Keys of directories that gave way to something else."""
 
     # Single keys
     def look(self, keys: Collection[bytes], *, whole: frozenset[bytes]) -> Found:
@@ -272,6 +275,13 @@ class Run:
             return
         if is_directory_state(state) and not stat.S_ISDIR(mode):
             self.missing(key, state, itself=False)
+            self.replaced.append(key)
+            return
+        yield from self.read(key, status, known)
+
+    def read(self, key: bytes, status: os.stat_result, known: Known | None) -> Found:
+        """Yield a file, link or directory as it is now."""
+        mode = status.st_mode
         try:
             if stat.S_ISREG(mode):
                 found = self.file(key, known)
@@ -377,6 +387,20 @@ class Run:
                 base_state=state,
                 changed_us=self.changed_us(split_key(key)[0]),
             )
+
+    def replacements(self) -> Found:
+        """Yield what took the names of directories: after the deletions of what these held."""
+        known = known_of(self.catalogue, self.replaced)
+        for key in self.replaced:
+            try:
+                status = self.directories.status(key)
+            except OSError as error:
+                yield ItemError(key=key, reason=reason_of(error))
+                continue
+            if status is None or stat.S_ISDIR(status.st_mode):
+                self.context.busy.add(key)  # something else again
+            else:
+                yield from self.read(key, status, known.get(key))
 
     def changed_us(self, directory: bytes) -> int:
         """Return when a directory's entries last changed, in µs: when something in it was deleted, at the latest."""
