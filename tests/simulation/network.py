@@ -15,12 +15,13 @@ import trio
 from kinds import SHARE
 
 from p2psyncd.core.ids import DeviceId, ShareId
+from p2psyncd.core.version import Dot, unpack_vector
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.sessiontable import SessionTable
 from p2psyncd.daemon.signal import first_of
 from p2psyncd.wire.frames import FrameDecoder, encode_frame
-from p2psyncd.wire.messages import Message, decode_message, encode_message
+from p2psyncd.wire.messages import Closed, Delta, Done, Gone, Hello, Message, decode_message, encode_message
 
 if TYPE_CHECKING:
     from world import Process
@@ -88,9 +89,36 @@ class Wire:
             for piece in (frame[:cut], frame[cut:]):
                 for payload in decoder.feed(piece):
                     message = decode_message(payload)
-                    self.log(f"{self.sender.machine.number} sends {type(message).__name__} {payload.hex()}")
+                    self.log(f"{self.sender.machine.number} sends {describe(message)}")
                     await table.dispatch(message, nursery)  # type: ignore[arg-type]
                 await trio.lowlevel.checkpoint()
+
+
+def describe(message: Message) -> str:
+    """Return a message as a trace shows it."""
+    name = type(message).__name__
+    match message:
+        case Delta():
+            items = " ".join(f"{i.key!r}:{i.kind.name}:{i.digest.hex()[:4]}:{shown(i.dot)}" for i in message.items)
+            return f"{name} {'repair ' if message.repair else ''}{items}"
+        case Gone():
+            return f"{name} {' '.join(f'{key!r}:{shown(dot)}' for key, dot in message.entries)}"
+        case Hello():
+            return f"{name} root={message.root.hex()[:8]} boot={message.boot.number} K={known(message.knowledge)}"
+        case Done():
+            return f"{name} root={message.root.hex()[:8]} need={message.need_items} K={known(message.knowledge)}"
+        case Closed():
+            return f"{name} {message.reason}"
+        case _:
+            return name
+
+
+def shown(dot: Dot) -> str:
+    return f"{dot.actor.hex()[:4]}.{dot.seq % 10**12}"
+
+
+def known(packed: bytes) -> str:
+    return " ".join(shown(Dot(*entry)) for entry in unpack_vector(packed).items())
 
 
 class Connection:

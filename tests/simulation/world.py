@@ -407,7 +407,11 @@ class World:
                 f" G={ {actor.hex()[:4]: seq % 10**12 for actor, seq in sorted(standing.forgotten.items())} }"
             )
             lines += [f"    {name!r}: {what}" for name, what in sorted(process.machine.picture().items())]
-            lines += [f"    pending {pending}" for pending in process.device.store.pending(limit=20)]
+            lines += [
+                f"    pending {p.item.key!r}: {p.item.kind.name} {p.item.digest.hex()[:4]} {p.item.dot.actor.hex()[:4]}"
+                f" over {p.base.item.dot.actor.hex()[:4] if p.base else 'nothing'}"
+                for p in process.device.store.pending(limit=20)
+            ]
         return "\n".join(lines)
 
 
