@@ -48,7 +48,12 @@ def torn(root: Path, journal: Journal) -> list[str]:
 
 
 def judge(
-    journal: Journal, tree: dict[str, bytes], history: set[bytes], before: Counter[bytes], cut: Cut | None
+    journal: Journal,
+    tree: dict[str, bytes],
+    *,
+    history: set[bytes],
+    killed: set[str],
+    cut: Cut | None,
 ) -> Verdict:
     """Judge the tree that both devices agree on.
 
@@ -56,10 +61,11 @@ def judge(
         journal: What was written.
         tree: Digests by path.
         history: Contents that lie in either device's history.
-        before: How often each content was there when both were last equal.
+        killed: The devices that were killed since both were last equal.
         cut: Set if the power of one device was cut meanwhile.
     """
     verdict = Verdict()
+    before = journal.copies
     here: dict[bytes, list[str]] = {}
     for path, digest in tree.items():
         here.setdefault(digest, []).append(path)
@@ -71,7 +77,7 @@ def judge(
     for digest, paths in here.items():
         if digest not in journal.contents:
             judge_unknown(verdict, journal, digest, paths, cut)
-        elif must_be_gone(journal, digest, paths, before, cut):
+        elif must_be_gone(journal, digest, paths, killed, cut):
             verdict.blame("resurrected", digest, paths[0], journal)
     if cut is not None:
         judge_cut(verdict, journal, tree, before, cut)
@@ -89,13 +95,18 @@ def must_be_there(journal: Journal, digest: bytes, before: Counter[bytes], cut: 
 
 
 def must_be_gone(
-    journal: Journal, digest: bytes, paths: list[str], before: Counter[bytes], cut: Cut | None
+    journal: Journal, digest: bytes, paths: list[str], killed: set[str], cut: Cut | None
 ) -> bool:
     """Return whether a content must not exist: someone removed it, and nobody kept it meanwhile."""
     removals = journal.removals.get(digest, [])
-    if digest in journal.touched or before[digest] > 1 or any(is_copy(path) for path in paths):
+    known_before = journal.copies[digest]
+    if digest in journal.touched or known_before > 1 or any(is_copy(path) for path in paths):
         return False
-    return any(holds(removal, digest, before, cut) for removal in removals)
+    if not known_before and journal.contents[digest].serial:
+        # It may have come, and been removed, before the device that was killed could note that it had come.
+        author = journal.contents[digest].side
+        removals = [one for one in removals if one.side == author or one.side not in killed]
+    return any(holds(removal, digest, journal.copies, cut) for removal in removals)
 
 
 def holds(removal: Removal, digest: bytes, before: Counter[bytes], cut: Cut | None) -> bool:

@@ -96,6 +96,8 @@ class Rig:
             for device in self.pair.both
         }
         self.cut: Cut | None = None
+        self.hit: set[str] = set()
+        """Devices that were killed since both were last equal."""
         self.label = f"seed {seed}"
 
     def begin(self) -> None:
@@ -121,6 +123,7 @@ class Rig:
         """Note a kill, and look at once at what is there."""
         device.kill()
         device.control.disarm()
+        self.hit.add(device.name)
         self.totals.kills[kind] += 1
         for one in self.pair.both:
             self.blame(torn(one.root, self.journal), f"right after {kind} of {device.name}")
@@ -147,7 +150,7 @@ class Rig:
             for device in self.pair.both
             for digest in contents_below(device.root / ".p2psync" / "history").values()
         }
-        verdict = judge(self.journal, tree, history, self.journal.copies, self.cut)
+        verdict = judge(self.journal, tree, history=history, killed=self.hit, cut=self.cut)
         self.totals.checks += 1
         self.totals.own_losses += verdict.own_losses
         found = verdict.violations + differences(self.a.root, self.b.root)
@@ -157,6 +160,7 @@ class Rig:
         self.blame(found, when)
         self.journal.agree(tree)
         self.cut = None
+        self.hit.clear()
 
     def stray(self, device: CrashDevice) -> list[str]:
         """Return temporary files that stay; the beginning of a large transfer may."""
@@ -186,6 +190,7 @@ class Rig:
         assert self.disk is not None
         self.disk.cut()
         self.cut = Cut("a", contents_below(self.b.root))
+        self.hit.add("a")
         self.a.kill()
         self.disk.replug()
         # What the user was about to put in place is not in the share; a cut takes what it wants of it.
