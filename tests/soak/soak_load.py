@@ -183,13 +183,13 @@ class Changes:
             (3, self.delete_tree),
             (4, self.rename_tree),
         ]
+        while len(self.files()) < FEW_FILES:
+            self.new_tree()
         for _ in range(times):
             [action] = self.rng.choices([a for _, a in actions], [w for w, _ in actions])
             # The other device's changes come in between: what is gone is gone.
             with suppress(FileNotFoundError, FileExistsError, NotADirectoryError, OSError):
                 action()
-        while len(self.files()) < FEW_FILES:
-            self.new_tree()
 
     def files(self) -> list[Path]:
         return sorted(self.root.glob("d*/f*"))
