@@ -85,7 +85,7 @@ def rot(random: Random, count: int) -> list[Step]:
 
 def forget(random: Random, count: int) -> list[Step]:
     number = random.randrange(count)
-    return [("isolate", number), ("year",), ("forget",)]
+    return [("isolate", number), ("year",), ("forget", random.choice([0, 30, 365]))]
 
 
 def year(random: Random, count: int) -> list[Step]:

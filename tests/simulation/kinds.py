@@ -144,6 +144,10 @@ class Device(Protocol):
         """Return what is on this machine and unknown to the store (under that name, with that value)."""
         ...
 
+    def unsettled(self) -> set[Claim]:
+        """Return what is on this machine and not noted as applied: it was put there right before the end."""
+        ...
+
     def ailments(self) -> list[str]:
         """Return what is wrong though all is quiet: the store and the disk differ, a temporary file is left …"""
         ...

@@ -112,6 +112,11 @@ class CommonDevice:
         stored = self.store.get(claim.name)
         return stored is not None and stored.item.digest == digest
 
+    def unsettled(self) -> set[Claim]:
+        there: set[Claim] = set(self.machine.claims())  # type: ignore[attr-defined]
+        known = self.store.get_many(sorted({claim.name for claim in there}))
+        return {claim for claim in there if claim.name not in known or not known[claim.name].state}
+
     def ailments(self) -> list[str]:
         found = []
         if self.store.root() != self.store.rebuilt_root():

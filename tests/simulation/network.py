@@ -161,9 +161,10 @@ class Connection:
     def talk(self) -> tuple[list[str], list[str]]:
         return self.a_to_b.messages, self.b_to_a.messages
 
-    @property
-    def drivers(self) -> list[SessionDriver | None]:
-        return [self.table_a.drivers.get(SHARE), self.table_b.drivers.get(SHARE)]
+    def driver_of(self, process: Process) -> SessionDriver | None:
+        """Return one side's session."""
+        table = self.table_a if process is self.a else self.table_b
+        return table.drivers.get(SHARE)
 
 
 class Side:

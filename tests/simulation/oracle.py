@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,14 +50,21 @@ class Oracle:
 
     # On the way
 
-    def note(self, deed: Deed, machine: Machine) -> None:
-        """Take note of what a user did."""
+    def note(self, deed: Deed, machine: Machine, *, unsettled: AbstractSet[Claim]) -> None:
+        """Take note of what a user did.
+
+        Args:
+            deed: What came of it.
+            machine: Where.
+            unsettled: What a process that is gone had put there without noting that it had: if it is gone
+                when the next one starts, that one takes it for not put there yet.
+        """
         if machine.mode == "receive-only":
             return  # nothing of it is told to others, and what comes may replace it
         for claim in (*deed.replaced, *deed.deleted):
             self.claims.pop(claim, None)
             self.taken.add(claim)
-        for claim in deed.deleted:
+        for claim in set(deed.deleted) - unsettled:
             self.deleted[claim] = machine.number
         for claim in deed.wrote:
             self.written[claim] += 1

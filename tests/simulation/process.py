@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import trio
-from kinds import Device, Killed, Machine
+from kinds import Claim, Device, Killed, Machine
 
+from p2psyncd.core.ids import DeviceId
+from p2psyncd.daemon.lost import give_up_lost_contents
 from p2psyncd.daemon.replica import EVERYTHING, Phase
 from p2psyncd.daemon.share import leaves
 from p2psyncd.daemon.signal import Signal
@@ -24,9 +26,12 @@ STUCK = {Phase.HELD, Phase.ERROR}
 class Process:
     """A running device; `run` is its life."""
 
-    def __init__(self, machine: Machine, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, machine: Machine, on_change: Callable[[], None], members: Callable[[], set[DeviceId]]
+    ) -> None:
         self.machine = machine
         self.on_change = on_change
+        self.members = members
         self.key = machine.device
         self.device: Device = machine.boot()
         self.hints = EVERYTHING
@@ -36,6 +41,9 @@ class Process:
         self.gone = trio.Event()
         self.troubles: list[str] = []
         """Why sessions failed."""
+        self.given_up: list[bytes] = []
+        self.unsettled: set[Claim] = set()
+        """What the process left behind without a note that it was put there."""
 
     @property
     def lives(self) -> bool:
@@ -59,6 +67,7 @@ class Process:
         except* Killed:
             pass
         finally:
+            self.unsettled = self.device.unsettled()
             self.device.close()
             self.gone.set()
 
@@ -70,6 +79,7 @@ class Process:
                 nursery.start_soon(self.capture)
                 nursery.start_soon(self.device.applier.run)
                 nursery.start_soon(self.look_after_what_is_stuck)
+                nursery.start_soon(self.give_up)
         except* (OSError, P2psyncError) as group:
             self.enter(Phase.ERROR, "; ".join(str(error) for error in leaves(group)))
         await trio.sleep(RETRY_S)
@@ -93,6 +103,12 @@ class Process:
             else:
                 if replica.phase is not Phase.READY:
                     self.enter(Phase.READY)
+
+    async def give_up(self) -> None:
+        """Give up contents that nobody has."""
+        await give_up_lost_contents(
+            self.device.applier, ours=self.key, members=self.members, tell=self.given_up.append
+        )
 
     def enter(self, phase: Phase, reason: str = "") -> None:
         self.device.replica.enter(phase, reason)
