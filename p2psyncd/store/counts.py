@@ -31,5 +31,8 @@ class Counts(NamedTuple):
         return cls(*map(int, row))
 
     def changed(self, *, plus: Counts, minus: Counts) -> Counts:
-        """Return these counts after some rows came and some went."""
-        return Counts(*(now + more - less for now, more, less in zip(self, plus, minus, strict=True)))
+        """Return these counts after some rows came and some went.
+
+        total() is exact below 2**53 only: what a peer claims may be more, and what is left must not be less than nothing.
+        """
+        return Counts(*(max(now + more - less, 0) for now, more, less in zip(self, plus, minus, strict=True)))
