@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -180,13 +181,31 @@ def rescan(session: Session, name: ShareArgument, *, as_json: Json = False) -> N
 
 def remove(session: Session, name: ShareArgument, *, yes: Yes = False, as_json: Json = False) -> None:
     """Forget a share and leave its data where it is."""
-    confirm(f"Forget the share {escape(name)}? Its files stay; its history and conflicts go.", yes=yes)
+    confirm(
+        f"Forget the share {escape(name)}? Its files, conflict copies and history stay where they are.",
+        yes=yes,
+    )
     share: ShareStatus = session.client.post("/v1/shares/remove", name=name)
-    said = f"{escape(share['name'])} is no longer shared; its data stays at {escape(share['path'])}."
+    said = (
+        f"{escape(share['name'])} is no longer shared; its data stays at {escape(share['path'])}, and so does what "
+        "is in its folder `.p2psync` (history), which can be deleted."
+    )
     report(share, said, as_json=as_json)
 
 
-def approve(session: Session, name: ShareArgument, *, as_json: Json = False) -> None:
+def why_held(session: Session, name: str) -> str:
+    """Return why a share is held, in a sentence, escaped."""
+    shares: list[ShareStatus] = session.client.get("/v1/shares")
+    for share in shares:
+        if share["name"] == name and share["reason"]:
+            return escape(f"{name}: {share['reason']}.")
+    return ""
+
+
+def approve(session: Session, name: ShareArgument, *, yes: Yes = False, as_json: Json = False) -> None:
     """Release a held share: what held it (a mass deletion, say) is carried out."""
+    # Without a terminal the command itself is the answer: a script that runs it has decided.
+    if sys.stdin.isatty() and not yes:
+        confirm(f"{why_held(session, name)} Carry it out on all devices?", yes=yes)
     share: ShareStatus = session.client.post("/v1/shares/approve", name=name)
     report(share, f"{escape(share['name'])} is released.", as_json=as_json)

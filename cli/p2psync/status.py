@@ -11,7 +11,6 @@ from p2psyncd.control.messages import Attention, PeerStatus, ShareStatus, Status
 
 __all__ = ["attention", "changes", "status_lines"]
 
-ERRORS_SHOWN = 3
 STATE_STYLES = {
     "idle": "green",
     "syncing": "cyan",
@@ -116,47 +115,20 @@ def peer_states(share: ShareStatus) -> Iterator[str]:
 
 
 def attention(status: Status) -> list[Attention]:
-    """Return what needs a person, with the command to run."""
+    """Return what needs a person, with the command to run: what the daemon says, and what is still to be set up."""
     found: list[Attention] = list(status.get("attention", []))
     if not status["peers"]:
         found.append({"message": "No device is paired.", "command": "p2psync pair"})
-    if not status["shares"]:
+    if not status["shares"] and not status.get("offers"):
         found.append({"message": "Nothing is shared.", "command": "p2psync share add PATH"})
     found += [
-        {"message": f"{peer['name']}: {trouble}", "command": None}
-        for peer in status["peers"]
-        if (trouble := peer.get("trouble"))
+        {
+            "message": f"{offer['device']} offers {offer['name']}.",
+            "command": f"p2psync share accept {quote(offer['name'])} PATH --from {quote(offer['device'])}",
+        }
+        for offer in status.get("offers", [])
     ]
-    for share in status["shares"]:
-        found += share_attention(share)
     return found
-
-
-def share_attention(share: ShareStatus) -> Iterator[Attention]:
-    """Give what one share needs a person for."""
-    name = share["name"]
-    if share["state"] == "held":
-        yield {
-            "message": f"{name} is held: {share['reason']}",
-            # Approving carries out deletions; a disk that is not there has to come back.
-            "command": f"p2psync share approve {quote(name)}"
-            if "are gone" in (share["reason"] or "")
-            else "p2psync doctor",
-        }
-    elif share["state"] == "error":
-        yield {"message": f"{name}: {share['reason']}", "command": "p2psync doctor"}
-    elif share["reason"]:
-        yield {"message": f"{name}: {share['reason']}", "command": None}
-    if share["conflicts"]:
-        yield {
-            "message": f"{name} has {count(share['conflicts'], 'conflict')}.",
-            "command": "p2psync conflict list",
-        }
-    for error in share["errors"][:ERRORS_SHOWN]:
-        yield {"message": f"{name}: {error['item']}: {error['error']}", "command": None}
-    more = len(share["errors"]) - ERRORS_SHOWN
-    if more > 0:
-        yield {"message": f"{name}: {count(more, 'more error')}.", "command": "p2psync status --json"}
 
 
 def quote(name: str) -> str:

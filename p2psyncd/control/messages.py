@@ -150,7 +150,9 @@ class Status(TypedDict):
     peers: list[PeerStatus]
     shares: list[ShareStatus]
     attention: NotRequired[list[Attention]]
-    """What the client cannot see from the other fields (it reports held shares, errors, conflicts itself)."""
+    """What needs a person: troubles with devices, held shares, errors, conflicts."""
+    offers: NotRequired[list[Offer]]
+    """Shares that connected peers offer and this device has not accepted."""
 
 
 # Devices and pairing

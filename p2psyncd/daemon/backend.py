@@ -92,14 +92,16 @@ class DaemonBackend:
         """Return the whole picture."""
         daemon = self.daemon
         state = daemon.discovery.state if daemon.discovery is not None else "off"
+        shares = await self.share_list()
         return Status(
             version=__version__,
             device=ThisDevice(
                 id=format_device_id(daemon.identity.device), name=daemon.name, listen=daemon.listening
             ),
             peers=[peer_status(peer) for peer in self.peers()],
-            shares=await self.share_list(),
-            attention=attention_of(daemon.mesh, state),
+            shares=shares,
+            attention=attention_of(daemon.mesh, state, shares),
+            offers=await self.share_offers(),
         )
 
     def peers(self) -> list[PeerState]:

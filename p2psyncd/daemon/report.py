@@ -6,9 +6,10 @@ import datetime as dt
 import os
 import shlex
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from p2psyncd.control.attention import share_attention
 from p2psyncd.control.messages import (
     Attention,
     Device,
@@ -230,8 +231,8 @@ def device_row(state: PeerState, mesh: Mesh) -> Device:
     )
 
 
-def attention_of(mesh: Mesh, discovery_state: str) -> list[Attention]:
-    """Return what needs a person and no other field of `status` says."""
+def attention_of(mesh: Mesh, discovery_state: str, shares: Sequence[ShareStatus]) -> list[Attention]:
+    """Return what needs a person."""
     found: list[Attention] = [
         Attention(message=f"{state.record.name}: {state.trouble}", command=state.trouble_command)
         for state in mesh.peers.values()
@@ -245,6 +246,8 @@ def attention_of(mesh: Mesh, discovery_state: str) -> list[Attention]:
                 command="p2psync doctor",
             )
         )
+    for share in shares:
+        found += share_attention(share)
     return found
 
 

@@ -235,15 +235,26 @@ class RunningShare:
             self.on_change()
 
     async def rescan_now_and_then(self) -> None:
-        """Scan in full at intervals: what no event told, and what held the share, is seen then."""
+        """Scan in full at intervals: what no event told, and what held the share, is seen then.
+
+        The root is looked at more often: the kernel tells nobody of a disk that is unmounted here and in use elsewhere.
+        """
         last = trio.current_time()
         while True:
             await trio.sleep(min(RETRY_S, self.scan_interval_s or RETRY_S))
-            stuck = self.replica.phase in {Phase.HELD, Phase.ERROR}
+            stuck = self.replica.phase in {Phase.HELD, Phase.ERROR} or not await self.root_is_there()
             due = self.scan_interval_s > 0 and trio.current_time() - last >= self.scan_interval_s
             if stuck or due:
                 last = trio.current_time()
                 self.notice(EVERYTHING)
+
+    async def root_is_there(self) -> bool:
+        """Return whether the root is what it was; where it is not, a scan holds the share and says why."""
+        try:
+            await self.executor.run(self.folder.check)
+        except ShareHeld:
+            return False
+        return True
 
     async def tell_phases(self) -> None:
         """Let peers see when the applier holds the share: sessions end while it is held."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from p2psync.render import Paper
-from p2psync.status import attention, changes, status_lines
+from p2psync.status import changes, status_lines
 
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 PLAIN = Paper(colour=False, unicode=False, width=80)
@@ -88,32 +88,16 @@ def test_peers_away_and_paused_and_behind_are_told_apart(status: Any, share: Any
     assert "desk: needs 1 item, 2.0 KiB; phone: not in sync" in shown(status)
 
 
-def test_a_held_share_says_why_and_how_to_release_it(status: Any, share: Any) -> None:
-    share |= {"name": "My Photos", "state": "held", "reason": "900 of 1,000 items are gone"}
-    share |= {"mode": "receive-only"}
-    text = shown(status)
-    assert "held: 900 of 1,000 items are gone  -> p2psync share approve 'My Photos'" in text
-    assert "(folder, receive-only)" in text
-
-
-def test_conflicts_errors_and_troubles_are_listed(status: Any, share: Any) -> None:
-    share["conflicts"] = 2
-    share["errors"] = [{"item": f"{n}.txt", "error": "no permission"} for n in range(5)]
-    status["peers"][0]["trouble"] = "it does not know this device any more"
-    status["attention"] = [{"message": "The disk is nearly full.", "command": "p2psync doctor"}]
-    assert [(one["message"], one["command"]) for one in attention(status)] == [
-        ("The disk is nearly full.", "p2psync doctor"),
-        ("desk: it does not know this device any more", None),
-        ("Photos has 2 conflicts.", "p2psync conflict list"),
-        ("Photos: 0.txt: no permission", None),
-        ("Photos: 1.txt: no permission", None),
-        ("Photos: 2.txt: no permission", None),
-        ("Photos: 2 more errors.", "p2psync status --json"),
+def test_attention_is_what_the_daemon_says_and_what_is_offered(status: Any, share: Any) -> None:
+    share |= {"name": "My Photos", "mode": "receive-only"}
+    status["attention"] = [
+        {"message": "My Photos is held: why", "command": "p2psync share approve 'My Photos'"}
     ]
-    share |= {"state": "error", "reason": "the folder is gone"}
-    assert {"message": "Photos: the folder is gone", "command": "p2psync doctor"} in attention(status)
-    share |= {"state": "syncing", "reason": "waiting for room on the disk"}
-    assert {"message": "Photos: waiting for room on the disk", "command": None} in attention(status)
+    status["offers"] = [{"name": "My Notes", "device": "desk"}]
+    text = shown(status)
+    assert "My Photos is held: why  -> p2psync share approve 'My Photos'" in text
+    assert "desk offers My Notes.  -> p2psync share accept 'My Notes' PATH --from desk" in text
+    assert "(folder, receive-only)" in text
 
 
 def test_names_from_elsewhere_cannot_reach_the_terminal_raw(status: Any, share: Any) -> None:
