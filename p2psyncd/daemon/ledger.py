@@ -145,14 +145,35 @@ class Ledger:
             return set()
         page = self.page([o.draft.key for o in observations])
         actor = self.store.actor()
-        with self.store.transaction(durable=True):
-            first = self.mint(len(observations))
-            for place, observation in enumerate(observations):
+        known: list[Observation] = []
+        news: list[Observation] = []
+        for one in observations:
+            (known if self.is_known(page, one) else news).append(one)
+        with self.store.transaction(durable=bool(news)):
+            for observation in observations:
                 if observation.chunks:
                     self.store.put_chunk_list(observation.draft.digest, observation.chunks)
+            for observation in known:
+                page.states[observation.draft.key] = observation.state
+            # Numbers only for what others may hear of: one taken for nothing changes what we claim to know.
+            first = self.mint(len(news)) if news and self.announces else 0
+            for place, observation in enumerate(news):
                 self.observe(page, observation, Dot(actor, first + place))
             self.write(page)
         return {*page.puts, *page.pendings}
+
+    def is_known(self, page: Page, observation: Observation) -> bool:
+        """Return whether an observation brings only a new fingerprint of what is recorded and in place."""
+        draft = observation.draft
+        stored = page.stored.get(draft.key)
+        return (
+            self.announces
+            and stored is not None
+            and stored.item.live
+            and draft.key not in page.pending
+            and stored.state == observation.base_state
+            and stored.item.same_value(draft)
+        )
 
     def observe(self, page: Page, observation: Observation, dot: Dot) -> None:
         """Decide about one observed change."""
@@ -162,7 +183,7 @@ class Ledger:
             return  # seen before the store's last word about this key: a later look will tell
         waiting = page.pending.get(draft.key)
         if not self.announces:
-            self.tolerate(page, observation, dot)
+            self.tolerate(page, observation)
         elif waiting is not None:
             self.observe_over_pending(page, observation, waiting, base, dot)
         else:
@@ -197,7 +218,7 @@ class Ledger:
             ours = supersede(draft, dot, self.when(observation), *replaced)
             self.merge(page, Stored(item=ours, state=observation.state), waiting.item)
 
-    def tolerate(self, page: Page, observation: Observation, dot: Dot) -> None:
+    def tolerate(self, page: Page, observation: Observation) -> None:
         """Note what is on a receive-only device, so that a version that comes can replace it."""
         draft = observation.draft
         waiting = page.pending.get(draft.key)
@@ -208,7 +229,7 @@ class Ledger:
         elif waiting.item.same_value(draft):
             page.put(Stored(item=waiting.item, state=observation.state))
         else:
-            found = Stored(item=supersede(draft, dot, self.when(observation)), state=observation.state)
+            found = Stored(item=supersede(draft, self.dot(), self.when(observation)), state=observation.state)
             page.put_pending(Pending(item=waiting.item, base=found))
 
     def tolerate_over_applied(self, page: Page, observation: Observation) -> None:
@@ -342,7 +363,10 @@ class Ledger:
         state = self.source.preserve(here, aside.key)
         if state is None:
             return False
-        copy = Stored(item=supersede(aside, self.dot(), self.clock.now_us()), state=state)
+        # It knows the loser, though that has another key: a delete of any such copy is then known to have
+        # been a delete of this content.
+        made = supersede(aside, self.dot(), self.clock.now_us()).knowing(loser)
+        copy = Stored(item=made, state=state)
         if here.item.dot == loser.dot:
             page.put(copy)
         else:
@@ -459,14 +483,7 @@ class Ledger:
                     applied = page.applied(key)
                     if applied is None or not same_content(applied.item, old):
                         continue  # not our bytes: the device that holds them decides
-                    aside = Draft(
-                        key=self.source.aside_key(old),
-                        kind=old.kind,
-                        digest=old.digest,
-                        size=old.size,
-                        meta=old.meta,
-                    )
-                    if not self.keep_aside(page, applied, old, aside):
+                    if not self.keep_aside(page, applied, old, self.source.aside(old)):
                         continue
                 replaced = [old] if old is not None else []
                 item = supersede(directory(key, old), self.dot(), self.clock.now_us(), *replaced)

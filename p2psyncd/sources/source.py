@@ -210,8 +210,11 @@ class Source(Protocol):
         """Return whether a key names a conflict copy; pure."""
         ...
 
-    def aside_key(self, item: Item) -> bytes:
-        """Return the key under which the losing version `item` is kept: derived from its key, hlc and dot; pure."""
+    def aside(self, item: Item) -> Draft:
+        """Return the losing version `item` as its conflict copy: a pure function of the version, key and all.
+
+        Whoever makes the copy, it is one content: its metadata names the write that made it, if any does.
+        """
         ...
 
     def preserve(self, stored: Stored, key: bytes) -> bytes | None:

@@ -21,8 +21,8 @@ from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.sessiontable import SessionTable
 from p2psyncd.sources.folder.attributes import Attributes, capture, decode, encode
-from p2psyncd.sources.folder.conflicts import aside_key, is_conflict
-from p2psyncd.sources.folder.merge import merge
+from p2psyncd.sources.folder.conflicts import is_conflict
+from p2psyncd.sources.folder.merge import aside, merge
 from p2psyncd.sources.source import (
     Applied,
     Dirty,
@@ -160,8 +160,8 @@ class MemorySource:
     def is_conflict(self, key: bytes) -> bool:
         return is_conflict(key)
 
-    def aside_key(self, item: Item) -> bytes:
-        return aside_key(item)
+    def aside(self, item: Item) -> Draft:
+        return aside(item)
 
     def preserve(self, stored: Stored, key: bytes) -> bytes | None:
         node = self.nodes.get(stored.item.key)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import ShareId
-from p2psyncd.core.item import Item, Kind
+from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.sources.folder.apply import ApplyContext, apply_batch
 from p2psyncd.sources.folder.attributes import decode_or_plain
@@ -23,7 +24,7 @@ from p2psyncd.sources.folder.beneath import (
     rename_new,
 )
 from p2psyncd.sources.folder.catalogue import Catalogue
-from p2psyncd.sources.folder.conflicts import aside_key, is_conflict
+from p2psyncd.sources.folder.conflicts import is_conflict
 from p2psyncd.sources.folder.content import OPEN_FLAGS, digest_of, digest_of_descriptor
 from p2psyncd.sources.folder.durable import make_durable
 from p2psyncd.sources.folder.fingerprint import fingerprint, matches, stamped_finely, untrusted
@@ -32,7 +33,7 @@ from p2psyncd.sources.folder.history import History, HistoryLimits
 from p2psyncd.sources.folder.ignore import Ignore
 from p2psyncd.sources.folder.layout import STAGING, check_key
 from p2psyncd.sources.folder.local import LocalContent
-from p2psyncd.sources.folder.merge import merge
+from p2psyncd.sources.folder.merge import aside, merge
 from p2psyncd.sources.folder.scan import ScanContext, scan
 from p2psyncd.sources.folder.staging import StagedWriter, Staging
 from p2psyncd.sources.folder.verify import Problem, verify
@@ -213,9 +214,9 @@ class FolderSource:
         """Return whether a key names a conflict copy."""
         return is_conflict(key)
 
-    def aside_key(self, item: Item) -> bytes:
-        """Return the key under which a losing version is kept."""
-        return aside_key(item)
+    def aside(self, item: Item) -> Draft:
+        """Return a losing version as its conflict copy."""
+        return aside(item)
 
     # Content
     def stage_local(self, wanted: Sequence[Pending]) -> set[bytes]:
@@ -277,6 +278,7 @@ class FolderSource:
                 return None
             try:
                 target, new = directories.parent(key)
+                before = os.fstat(target)
                 rename_new(directories.directory(STAGING), name, target, new)
             except FileExistsError:
                 self.staging.remove(name)
@@ -285,6 +287,9 @@ class FolderSource:
             except OSError:
                 self.staging.remove(name)
                 raise
+            # A copy is no work in that directory: its new time would be announced as a version.
+            with suppress(PermissionError):
+                os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
             os.fsync(target)
             status = os.stat(new, dir_fd=target, follow_symlinks=False)
         return fingerprint(status)
@@ -315,6 +320,9 @@ class FolderSource:
                 os.fchmod(target_file, attributes.mode)
                 os.utime(target_file, ns=times)
                 os.fsync(target_file)
+            except OSError:
+                self.staging.remove(copied)  # the disk is full, say: it needs the room
+                raise
             finally:
                 os.close(target_file)
         finally:

@@ -18,7 +18,7 @@ from p2psyncd.sources.folder.attributes import Attributes, content_dot, decode_o
 from p2psyncd.sources.folder.conflicts import aside_key
 from p2psyncd.sources.source import Merged, Side
 
-__all__ = ["merge"]
+__all__ = ["aside", "merge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,15 @@ def written_again(version: Version) -> Draft:
 
 
 def kept_aside(loser: Version) -> Draft:
-    """Return the write of the conflict copy."""
-    attributes = replace(loser.attributes, content=None, chosen=None)
-    return draft(loser.item, attributes, aside_key(loser.item))
+    """Return the write of the conflict copy.
+
+    Several devices may make it, each by a write of its own. It names the write that made the content, so
+    that whoever deletes one of them deletes all.
+    """
+    made = content_dot(loser.item, loser.attributes)
+    return draft(loser.item, replace(loser.attributes, content=made, chosen=None), aside_key(loser.item))
+
+
+def aside(loser: Item) -> Draft:
+    """Return a losing version as its conflict copy."""
+    return kept_aside(Version(loser, decode_or_plain(loser.meta)))

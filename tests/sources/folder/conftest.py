@@ -249,7 +249,7 @@ class Device:
 
     def conflict(self, known: Stored, theirs: Item) -> None:
         merged = self.source.merge(known.item, theirs)
-        if merged.aside is not None and merged.aside.key == self.source.aside_key(known.item) and known.state:
+        if merged.aside is not None and merged.aside.key == self.source.aside(known.item).key and known.state:
             state = self.source.preserve(known, merged.aside.key)
             assert state is not None
             if merged.aside.key not in self.storage.items:
@@ -271,7 +271,7 @@ class Device:
             if row is not None and row.item.live:
                 if not row.state:
                     continue  # the device that holds the bytes decides
-                aside = replace(row.item, key=self.source.aside_key(row.item))
+                aside = replace(row.item, key=self.source.aside(row.item).key)
                 state = self.source.preserve(row, aside.key)
                 assert state is not None
                 draft = Draft(

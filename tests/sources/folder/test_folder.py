@@ -89,7 +89,7 @@ def test_the_loser_is_preserved_under_its_copys_name(here: Device) -> None:
     here.scan()
     for key in (b"d/f.txt", b"link"):
         ours = stored(here, key)
-        aside = here.source.aside_key(ours.item)
+        aside = here.source.aside(ours.item).key
         assert here.source.is_conflict(aside)
         state = here.source.preserve(ours, aside)
         assert state is not None
