@@ -17,8 +17,7 @@ def test_what_is_left_after_impossible_sizes_is_not_less_than_nothing(store: Sha
         item(b"huger", 2, size=2**63 - 1),
         item(b"small", 3, size=12),
     ]
-    for one in claimed:
-        store.put_pending([Pending(item=one, base=None)])
+    store.put_pending([Pending(item=one, base=None) for one in claimed])
     for number, one in enumerate(claimed):
         gone = item(one.key, 10 + number, kind=Kind.TOMBSTONE)
         store.put_pending([Pending(item=gone, base=None)])
