@@ -8,7 +8,7 @@ until it says that it got further.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -72,17 +72,20 @@ class Applier:
 
     # What the fetchers call
 
-    def take_batch(self, peer: DeviceId, *, large: int) -> list[Wanted]:
+    def take_batch(
+        self, peer: DeviceId, *, large: int, resting: Container[bytes] = frozenset()
+    ) -> list[Wanted]:
         """Return contents for a peer to send, and mark them as asked of it.
 
         Args:
             peer: Who will be asked.
             large: Contents above this many bytes come one at a time.
+            resting: Digests that are not to be asked for now.
         """
         batch: list[Wanted] = []
         size = 0
         for wanted in self.wanted.values():
-            if wanted.with_peer is not None or peer in wanted.asked:
+            if wanted.with_peer is not None or peer in wanted.asked or wanted.digest in resting:
                 continue
             if wanted.size > large:
                 if not batch:

@@ -14,7 +14,7 @@ import trio
 from p2psyncd.core.ids import DeviceId, ShareId
 from p2psyncd.daemon.applier import Applier, Wanted
 from p2psyncd.daemon.signal import first_of
-from p2psyncd.daemon.transfer import CannotStage, Held, Provider, fetch_large, fetch_small
+from p2psyncd.daemon.transfer import CannotStage, Held, NoRoom, Provider, fetch_large, fetch_small
 from p2psyncd.errors import P2psyncError, RemoteProtocolError
 from p2psyncd.net.content import ContentClient, serve_waiting
 from p2psyncd.wire.content import BLOB_BYTES_MAX
@@ -125,6 +125,8 @@ class Fetcher:
         self.wake = trio.Event()
         self.not_before: dict[ShareId, float] = {}
         """Shares that rest until this moment of trio's clock."""
+        self.resting: dict[bytes, float] = {}
+        """Contents that there was no room for: they rest, and what is smaller may come."""
 
     def progressed(self) -> None:
         """Note that the peer (or a session with it) got further."""
@@ -142,15 +144,17 @@ class Fetcher:
                 busy = False
                 now = trio.current_time()
                 self.not_before = {share: at for share, at in self.not_before.items() if at > now}
+                self.resting = {digest: at for digest, at in self.resting.items() if at > now}
                 for share, (applier, held) in shares.items():
                     if share in self.not_before:
                         continue
-                    batch = applier.take_batch(self.peer, large=BLOB_BYTES_MAX)
+                    batch = applier.take_batch(self.peer, large=BLOB_BYTES_MAX, resting=self.resting)
                     if batch:
                         busy = True
                         await self.fetch(share, applier, held, batch)
                 if not busy:
-                    with trio.move_on_at(min(self.not_before.values(), default=math.inf)):
+                    until = min([*self.not_before.values(), *self.resting.values()], default=math.inf)
+                    with trio.move_on_at(until):
                         await first_of([*events, self.wake])
         finally:
             self.hang_up()
@@ -177,8 +181,12 @@ class Fetcher:
             text = str(trouble)
             if text not in applier.failures.values():
                 log.warning("staging_failed share=%s error=%s", share.hex()[:8], text)
-            self.hang_up()
-            self.not_before[share] = trio.current_time() + STAGING_RETRY_S
+            retry_at = trio.current_time() + STAGING_RETRY_S
+            if isinstance(trouble, NoRoom):
+                self.resting.update((wanted.digest, retry_at) for wanted in batch)
+            else:
+                self.hang_up()
+                self.not_before[share] = retry_at
             applier.failures.update((one.item.key, text) for wanted in batch for one in wanted.pending)
             applier.release(self.peer)
             applier.replica.signal.fire()
@@ -208,7 +216,7 @@ class Fetcher:
             trio.from_thread.run_sync(applier.arrived, digests)
 
         if not held.has_room(sum(wanted.size for wanted in batch)):
-            raise CannotStage("The disk is nearly full; it is fetched when there is room")
+            raise NoRoom("The disk is nearly full; it is fetched when there is room")
         client = ContentClient(sock)
         first = batch[0]
         if first.size > BLOB_BYTES_MAX:

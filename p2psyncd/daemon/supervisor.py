@@ -37,8 +37,9 @@ from p2psyncd.net.interfaces import Interface, InterfaceFilter, watch_interfaces
 from p2psyncd.net.listener import Listener
 from p2psyncd.net.pairing import PairedPeer, PairingHost
 from p2psyncd.net.policy import AddressPolicy
-from p2psyncd.store.device import DeviceStore, PeerRecord
+from p2psyncd.store.device import ADDRESSES_MAX, DeviceStore, PeerRecord
 from p2psyncd.wire.messages import Introduced, Introductions, Offers
+from p2psyncd.wire.pairing_messages import clean_name
 
 __all__ = ["Supervisor"]
 
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 
 # Both sides store before either says so: whoever dials at once meets a device that does not know it yet.
 PAIRING_ENDS_S = 2.0
+# What introductions may bring: every peer is dialled, and every removal is kept and passed on.
+PEERS_MAX = 256
+REMOVALS_MAX = 1024
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  (who may connect is decided by the address policy)
 
 
@@ -300,7 +304,8 @@ class Supervisor:
 
     def introductions_for(self, device: DeviceId) -> Introductions:
         """Return whom this device introduces to a peer now."""
-        removed = tuple((r.device, r.removed_us) for r in self.devices.removals() if r.everywhere)
+        removals = [r for r in self.devices.removals() if r.everywhere]
+        removed = tuple((r.device, r.removed_us) for r in removals[-2 * REMOVALS_MAX :])
         if not self.may_introduce(device):
             return Introductions(devices=(), removed=removed)
         return Introductions(
@@ -341,6 +346,8 @@ class Supervisor:
         if state is not None and state.record.paired_us > when_us:
             return
         removal = self.devices.removed(device)
+        if state is None and removal is None and self.devices.count_removals() >= REMOVALS_MAX:
+            return  # nobody that we ever met; a liar could go on for ever
         if removal is None or not removal.everywhere or removal.removed_us < when_us:
             self.devices.put_removal(device, when_us, by, everywhere=True)
             self.mesh.refresh()  # others hear of it
@@ -364,15 +371,18 @@ class Supervisor:
             return
         if device_of_certificate(one.certificate) != one.device:
             raise RemoteProtocolError("An introduced device's certificate is not its own")
+        if len(self.mesh.peers) >= PEERS_MAX:
+            log.warning("introduction_passed_over by=%s reason=too_many", self.mesh.describe(by))
+            return
         self.devices.forget_removal(one.device)
-        name = self.free_name(one.name, one.device)
+        name = self.free_name(clean_name(one.name), one.device)
         self.mesh.put(
             PeerRecord(
                 device=one.device,
                 name=name,
                 certificate=one.certificate,
                 introduced_by=by,
-                addresses=one.addresses,
+                addresses=one.addresses[:ADDRESSES_MAX],
                 paused=False,
                 paired_us=one.paired_us,
                 last_seen_us=0,

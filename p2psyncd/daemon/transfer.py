@@ -16,7 +16,7 @@ from p2psyncd.net.content import ContentClient, Readable
 from p2psyncd.sources.source import ContentReader, ContentWriter, Source
 from p2psyncd.wire.content import CHUNK_ENTRY_BYTES
 
-__all__ = ["CannotStage", "Held", "Provider", "Sent", "fetch_large", "fetch_small"]
+__all__ = ["CannotStage", "Held", "NoRoom", "Provider", "Sent", "fetch_large", "fetch_small"]
 
 CHUNK_HASH_BYTES = 16
 # Tell the applier after this many small contents, so that applying overlaps with fetching.
@@ -25,6 +25,10 @@ STAGED_PER_NOTE = 250
 
 class CannotStage(Exception):
     """What came cannot be kept on this device (its disk is full, say): no peer is to blame."""
+
+
+class NoRoom(CannotStage):
+    """What was to come is larger than what is left of the disk; what is smaller may still fit."""
 
 
 @dataclass(frozen=True, slots=True)

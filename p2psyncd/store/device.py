@@ -129,6 +129,11 @@ class DeviceStore:
         )
         return [removal_of(row) for row in rows]
 
+    def count_removals(self) -> int:
+        """Return how many devices were removed."""
+        (count,) = self.database.row("SELECT count(*) FROM removals")
+        return int(count)
+
     def removed(self, device: DeviceId) -> Removal | None:
         """Return when and by whom a device was removed, if it was."""
         row = self.database.found(
