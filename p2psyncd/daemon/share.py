@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 RETRY_S = 10.0
 # A file that is being written all the time is read again this often.
 BUSY_S = 1.0
+# History is held to its limits so often, and for the first time soon: a laptop may never be on for ten minutes.
+HISTORY_FIRST_S = 20.0
 HISTORY_S = 600.0
 FILESYSTEM = "filesystem"
 
@@ -269,9 +271,11 @@ class RunningShare:
 
     async def keep_history(self) -> None:
         """Hold history to its limits, now and then."""
+        pause_s = HISTORY_FIRST_S
         while True:
-            await trio.sleep(HISTORY_S)
+            await trio.sleep(pause_s)
             if self.replica.phase is Phase.READY:
+                pause_s = HISTORY_S
                 try:
                     await self.prune_history()
                 except OSError as error:
