@@ -52,6 +52,7 @@ REFUSED_BACKOFF_S = 30.0
 COURTESY_S = 0.3
 CONTENT_DIAL_S = 10.0
 REFUSE_S = 1.0
+PAIR = "p2psync pair"
 # Content connections that a peer has dialled and nobody has taken yet: it dials one when it is asked to.
 CONTENTS_WAITING_MAX = 4
 # First byte of a content connection, sent by the side that dialled: who will ask on it.
@@ -252,6 +253,7 @@ class Mesh:
     async def try_dial(self, state: PeerState) -> bool:
         """Try a device's addresses, what discovery says first; return whether a connection is up."""
         tried: set[str] = set()
+        outside: list[str] = []
         for address in (*state.addresses, *state.record.addresses):
             if address in tried:
                 continue
@@ -267,9 +269,13 @@ class Mesh:
                     policy=self.policy,
                 )
             except DeviceRefused as refused:
-                self.note_trouble(state, refused.message, command="p2psync pair")
+                log.debug("dial_refused peer=%s error=%s", state.record.name, refused.message)
+                # It may have said itself that it removed this device: that says more.
+                if state.trouble_command != PAIR:
+                    self.note_trouble(state, DeviceRefused().message, command=PAIR)
                 continue
             except AddressNotAllowed as refused:
+                outside.append(refused.message)
                 log.info("dial_refused peer=%s error=%s", state.record.name, refused.message)
                 continue
             except (OSError, trio.TooSlowError, RemoteProtocolError) as error:
@@ -278,6 +284,8 @@ class Mesh:
             assert self.nursery is not None
             if await self.nursery.start(self.attend, stream, found_by):
                 return True
+        if outside and len(outside) == len(tried):
+            self.note_trouble(state, outside[0])  # nowhere to look for it; `doctor` says so
         return False
 
     def note_trouble(
