@@ -13,6 +13,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from itertools import count
 from pathlib import Path
 
 from p2plab.waiting import eventually
@@ -40,7 +41,9 @@ class Disk:
         self.image = image
         self.mountpoint = mountpoint
         self.kind = kind
-        self.options = ",".join(filter(None, ["loop", options]))
+        # XFS takes two file systems of one identity for an error; see `replug`.
+        self.options = ",".join(filter(None, ["loop", options, "nouuid" if kind == "xfs" else ""]))
+        self.numbers = count()
         mountpoint.mkdir()
         with image.open("wb") as file:
             file.truncate(IMAGE_BYTES)
@@ -60,8 +63,16 @@ class Disk:
             os.close(opened)
 
     def replug(self) -> None:
-        """Mount it again; nobody may have anything on it open."""
+        """Mount what had reached the disk; nobody may have anything on it open.
+
+        A copy is mounted: a mount namespace that was made meanwhile, by another test say, keeps the file
+        system that was shut down alive, and with the same image that one would come back.
+        """
         self.unmount()
+        copied = self.image.with_suffix(f".{next(self.numbers)}")
+        run("cp", "--sparse=always", "--reflink=auto", str(self.image), str(copied))
+        self.image.unlink()
+        self.image = copied
         self.mount()
 
     def unmount(self) -> None:

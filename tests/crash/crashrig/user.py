@@ -21,6 +21,7 @@ __all__ = ["User"]
 
 CWD = -100  # AT_FDCWD
 FILES_MAX = 120
+FOLDER_FILES_MAX = 30
 IN_PLACE_BYTES_MAX = 60_000
 LARGE_BYTES = (3_000_000, 9_000_000)
 SHARED_NAMES = 5
@@ -243,9 +244,10 @@ class User:
             sync(path.parent)
         self.journal.wrote(self.name, "link", self.named(path), b"->" + target.encode(), durable=durable)
 
-    def new_tree(self) -> None:
+    def new_tree(self, parent: Path | None = None) -> None:
         """Make a folder with folders and files."""
         top = self.new_path("d")
+        top = parent / top.name if parent else top
         below = [top, top / f"{self.name}-sub", top / f"{self.name}-sub" / f"{self.name}-deep"]
         for folder in below:
             folder.mkdir()
@@ -298,12 +300,14 @@ class User:
         if not folders:
             return
         path = self.rng.choice(folders)
-        if self.alone and any(not self.mine(Path(name)) for name in contents_below(path)):
+        inside = contents_below(path)
+        # More would be a mass deletion, which holds the share.
+        if len(inside) > FOLDER_FILES_MAX or (self.alone and not all(self.mine(Path(p)) for p in inside)):
             return
         durable = self.is_careful()
         trash = self.trash(path, durable=durable)
-        inside = contents_below(trash).values()
-        self.journal.removed(self.name, "delete-folder", self.named(path), inside, durable=durable)
+        gone = contents_below(trash).values()
+        self.journal.removed(self.name, "delete-folder", self.named(path), gone, durable=durable)
         self.journal.forget_path(self.named(path))
 
     def trash(self, path: Path, *, durable: bool) -> Path:
