@@ -28,6 +28,20 @@ LINK_MARK = b"-> "
 """What a symlink's value begins with."""
 
 
+SAVED, SWAPPED = b".saved~", b".swapped~"
+"""What the names of an operation's temporary files hold: a power cut may leave them."""
+
+
+def names_of_value(key: bytes) -> list[bytes]:
+    """Return the names that what lies under a key was written for: who takes it away knows."""
+    if key.endswith(SAVED):
+        return [key, *named_before(key.removesuffix(SAVED))]
+    before, mark, other = key.partition(SWAPPED)
+    if mark:
+        return [key, *named_before(before), bytes.fromhex(other.decode())]
+    return named_before(key)
+
+
 def walk(disk: Disk, directory: Inode, prefix: bytes = b"") -> Iterator[tuple[bytes, Inode]]:
     """Yield (path, inode) of all below a directory, parents first."""
     assert directory.entries is not None
@@ -131,8 +145,7 @@ class FolderUser:
         value = value_of(inode) if inode is not None else None
         if value is None:
             return
-        # Who takes a conflict copy away takes away what once had the original's name.
-        names = [key] if claims is self.wrote else named_before(key)
+        names = [key] if claims is self.wrote else names_of_value(key)
         claims += [Claim(value, name) for name in names]
 
     def make_room(self, key: bytes, *, force: bool, directory: bool = False) -> bool:
@@ -195,7 +208,8 @@ class FolderUser:
             return
         old = self.at(key)
         self.claim(self.replaced, key, old)
-        other = self.path(key) + b".swp~"
+        self.clear(key + SAVED)
+        other = self.path(key) + SAVED
         opened = self.system.open(other, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self.system.write(opened, content)
         self.system.fsync(opened)
@@ -255,7 +269,9 @@ class FolderUser:
             self.claim(self.replaced, one, self.at(one))
             self.claim(self.wrote, one, self.at(another))
             self.hint(one)
-        between = self.path(key) + b".swap~"
+        spare = key + SWAPPED + other.hex().encode()
+        self.clear(spare)
+        between = self.path(spare)
         self.system.rename(self.path(key), between)
         self.system.rename(self.path(other), self.path(key))
         self.system.rename(between, self.path(other))

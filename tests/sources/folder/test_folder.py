@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -100,6 +101,29 @@ def test_the_loser_is_preserved_under_its_copys_name(here: Device) -> None:
             assert here.read(aside) == b"mine"
             assert here.path(aside).stat().st_mode & 0o777 == 0o640
             assert here.path(aside).stat().st_mtime_ns == here.path(key).stat().st_mtime_ns
+    assert here.staged() == []
+
+
+def test_a_copy_leaves_the_time_of_its_directory_alone(here: Device) -> None:
+    here.write("d/f", "mine")
+    here.scan()
+    before = here.path("d").stat().st_mtime_ns
+    assert here.source.preserve(stored(here, b"d/f"), b"d/copy") is not None
+    assert here.path("d").stat().st_mtime_ns == before
+
+
+def test_a_copy_that_the_disk_has_no_room_for_leaves_nothing_in_staging(
+    here: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: int, target: int) -> None:
+        os.write(target, b"some")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    here.write("f", "mine")
+    here.scan()
+    monkeypatch.setattr("p2psyncd.sources.folder.folder.copy_content", full)
+    with pytest.raises(OSError, match="No space"):
+        here.source.preserve(stored(here, b"f"), b"copy")
     assert here.staged() == []
 
 
