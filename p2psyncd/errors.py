@@ -78,6 +78,11 @@ class BadRequest(P2psyncError):
     exit_code = 2
     wire_code = "bad_request"
 
+    @property
+    def message(self) -> str:
+        """What the user reads: the detail says it all."""
+        return f"{self.detail.rstrip('.')}." if self.detail else super().message
+
 
 class ConfigError(P2psyncError):
     """The configuration cannot be used. Mend the named key in config.toml; README.md lists them all."""
@@ -86,7 +91,7 @@ class ConfigError(P2psyncError):
 
 
 class DaemonNotRunning(P2psyncError):
-    """The daemon is not running. Start it with `p2psync up` or `systemctl --user start p2psyncd`."""
+    """The daemon is not running. Start it with `p2psync up`, or its systemd unit if that is installed (README.md says how)."""
 
     exit_code = 3
     wire_code = "not_running"

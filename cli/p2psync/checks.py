@@ -104,8 +104,8 @@ def disk_check(places: Places) -> Check:
     percent = usage.free * 100 / usage.total if usage.total else 0
     message = f"{usage.free // 1024 // 1024:,} MiB free at {there}"
     if usage.free < FREE_BYTES_MIN or percent < FREE_PERCENT_MIN:
-        return check("disk", "fail", message, "Make room: fetching stops below 256 MiB or 1 %.")
-    return check("disk", "ok", message)
+        return check("disk of the state", "fail", message, "Make room: fetching stops below 256 MiB or 1 %.")
+    return check("disk of the state", "ok", message)
 
 
 def inotify_check(root: Path) -> Check:

@@ -9,7 +9,7 @@ import typer
 from p2psync.complete import device_names
 from p2psync.escape import escape
 from p2psync.render import ago, columns, emit, emit_json, talk
-from p2psync.session import Commands, Json, Session, Yes, confirm
+from p2psync.session import Commands, Json, Session, Yes, confirm, usage_error
 from p2psyncd.control.messages import Device, RemoveReport
 
 __all__ = ["register"]
@@ -63,6 +63,8 @@ def state(device: Device) -> str:
 
 def rename(session: Session, name: NameArgument, new_name: NewName, *, as_json: Json = False) -> None:
     """Call a paired device by another name on this device."""
+    if not new_name.strip():
+        raise usage_error("a device needs a name that is not empty")
     device: Device = session.client.post("/v1/devices/rename", name=name, new_name=new_name)
     report(device, f"{escape(name)} is called {escape(device['name'])} now.", as_json=as_json)
 

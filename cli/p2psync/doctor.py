@@ -47,7 +47,7 @@ def daemon_checks(session: Session) -> list[Check]:
     try:
         own: list[Check] = session.client.get("/v1/doctor")
     except DaemonNotRunning as error:
-        advice = "Start it with `p2psync up` or `systemctl --user start p2psyncd`."
+        advice = "Start it with `p2psync up`, or its systemd unit if that is installed."
         return [{"name": "daemon", "ok": "warn", "message": error.detail or "not running", "advice": advice}]
     except P2psyncError as error:
         return [{"name": "daemon", "ok": "fail", "message": error.message, "advice": "See its log."}]

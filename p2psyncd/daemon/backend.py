@@ -100,7 +100,7 @@ class DaemonBackend:
             ),
             peers=[peer_status(peer) for peer in self.peers()],
             shares=shares,
-            attention=attention_of(daemon.mesh, state, shares),
+            attention=attention_of(daemon.mesh, state, shares, daemon.config_trouble),
             offers=await self.share_offers(),
         )
 

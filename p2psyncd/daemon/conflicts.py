@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import trio
 from blake3 import blake3
 
 from p2psyncd.control.messages import Conflict, ConflictDetail, ConflictSide, Keep, Loser
-from p2psyncd.core.ids import ActorId, DeviceId
+from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import ShareStorage, Stored
 from p2psyncd.core.version import Dot
 from p2psyncd.daemon.report import text_of_key, time_text
 from p2psyncd.daemon.share import RunningShare
+from p2psyncd.daemon.signal import first_of
 from p2psyncd.errors import BadRequest, NoSuchItem
 from p2psyncd.sources.folder.conflicts import parse_conflict, tag_of
 from p2psyncd.sources.folder.history import History
@@ -28,9 +30,11 @@ from p2psyncd.sources.folder.resolve import discard_copy, promote_copy, rename_c
 if TYPE_CHECKING:
     from p2psyncd.daemon.supervisor import Supervisor
 
-__all__ = ["listing", "resolve", "show"]
+__all__ = ["listing", "resolve", "show", "tell_new"]
 
 ID_BYTES = 6
+# How often new conflicts are looked for, at most: a person reads of them.
+TELL_EVERY_S = 1.0
 TAG_ACTOR_DIGITS = 8
 
 
@@ -132,6 +136,42 @@ def row(daemon: Supervisor, found: Found) -> Conflict:
         time=time_text(found.copies[0].item.hlc),
         resolved=False,
     )
+
+
+async def tell_new(daemon: Supervisor) -> None:
+    """Tell of every conflict that arises while the daemon runs, for ever."""
+    known = {share.record.id: await copies_in(share) for share in daemon.shares.all()}
+    counts: dict[ShareId, int] = {}
+    while True:
+        events = [share.replica.signal.event for share in daemon.shares.all()]
+        changed = daemon.mesh.changed.event
+        for share in daemon.shares.all():
+            if counts.get(share.record.id) != share.replica.totals.conflicts:
+                counts[share.record.id] = share.replica.totals.conflicts
+                await tell_of(daemon, share, known)
+        await first_of([*events, changed])
+        await trio.sleep(TELL_EVERY_S)
+
+
+async def copies_in(share: RunningShare) -> set[bytes]:
+    """Return the keys of the conflict copies of a share."""
+    return await share.replica.query(lambda store: {stored.item.key for stored in store.conflicts()})
+
+
+async def tell_of(daemon: Supervisor, share: RunningShare, known: dict[ShareId, set[bytes]]) -> None:
+    """Tell of the conflicts of one share that were not known before."""
+    found = await share.replica.query(lambda store: find_in(store, share))
+    before = known.get(share.record.id, set())
+    known[share.record.id] = {copy.item.key for one in found for copy in one.copies}
+    for one in found:
+        if any(copy.item.key not in before for copy in one.copies):
+            item = text_of_key(one.key)
+            daemon.journal.tell(
+                "conflict",
+                share=share.record.name,
+                item=item,
+                message=f"{item} was changed on two devices at once; `p2psync conflict show {one.id}`",
+            )
 
 
 async def listing(daemon: Supervisor, *, include_resolved: bool) -> list[Conflict]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from p2psyncd.control.messages import Check, ItemError, Metric, ShareStatus
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.daemon.report import checked_mode
+from p2psyncd.errors import P2psyncError
 from p2psyncd.store.device import ShareRecord
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ __all__ = ["broken_row", "checks", "metrics"]
 
 # A certificate or a build is never from before this; a clock that says so lost its battery.
 CLOCK_LEAST = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
-DISK_LEAST_BYTES = 256 * 1024 * 1024
+MIB = 1024 * 1024
+DISK_LEAST_BYTES = 256 * MIB
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -74,6 +76,7 @@ def checks(daemon: Supervisor) -> list[Check]:
             fine=f"{now:%Y-%m-%d %H:%M:%S} UTC",
         ),
     ]
+    found.append(config_check(daemon))
     for share in daemon.shares.all():
         found += share_checks(share.record, share.replica.phase, share.replica.reason)
         limited = share.folder.limited
@@ -96,6 +99,22 @@ def checks(daemon: Supervisor) -> list[Check]:
     return found
 
 
+def config_check(daemon: Supervisor) -> Check:
+    """Return whether the configuration could be read again now: what is wrong is not first seen at the next start."""
+    trouble = ""
+    try:
+        daemon.load_config()
+    except P2psyncError as error:
+        trouble = error.message
+    return check(
+        "configuration",
+        trouble,
+        "The daemon goes on with what it read last; it would not start with this one",
+        fine=str(daemon.places.config_file),
+        fatal=bool(trouble),
+    )
+
+
 def share_checks(record: ShareRecord, phase: Phase, reason: str) -> list[Check]:
     """Return the checks of one share."""
     held = phase in {Phase.HELD, Phase.ERROR}
@@ -116,9 +135,9 @@ def share_checks(record: ShareRecord, phase: Phase, reason: str) -> list[Check]:
         found.append(
             check(
                 f"disk of {record.name}",
-                f"only {free // 1_000_000} MB are free" if free < DISK_LEAST_BYTES else "",
+                f"only {free // MIB:,} MiB are free" if free < DISK_LEAST_BYTES else "",
                 "Make room: fetching stops below 256 MiB",
-                fine=f"{free // 1_000_000} MB free",
+                fine=f"{free // MIB:,} MiB free",
             )
         )
     return found

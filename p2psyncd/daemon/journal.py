@@ -61,9 +61,10 @@ class Journal:
         share: str | None = None,
         device: str | None = None,
         item: str | None = None,
+        **more: object,
     ) -> None:
-        """Note that something happened."""
-        fields = {"message": message, "share": share, "device": device, "item": item}
+        """Note that something happened; `more` is kept with it, and not shown."""
+        fields = {"message": message, "share": share, "device": device, "item": item, **more}
         event = event_of(self.devices.append_event(kind, fields, self.clock.now_us()))
         for follower in self.followers:
             follower.add(event)
@@ -72,15 +73,17 @@ class Journal:
         """Remember a conflict that was resolved on this device."""
         self.tell(
             "conflict_resolved",
-            message=json.dumps(conflict),
+            message=f"the conflict of {conflict['item']} is resolved",
             share=conflict["share"],
             item=conflict["item"],
+            conflict=json.dumps(conflict),
         )
 
     def resolved_conflicts(self) -> list[Conflict]:
         """Return the conflicts that were resolved on this device, as far back as events are kept."""
         events = self.devices.newest_events(EVENTS_KEPT)
-        return [json.loads(event_of(e)["message"]) for e in events if e.kind == "conflict_resolved"]
+        kept = [event.fields.get("conflict") for event in events if event.kind == "conflict_resolved"]
+        return [json.loads(text) for text in kept if isinstance(text, str)]
 
     def newest(self, *, since: int, limit: int) -> list[Event]:
         """Return at most the `limit` newest events with an ID above `since`, newest last."""

@@ -231,7 +231,9 @@ def device_row(state: PeerState, mesh: Mesh) -> Device:
     )
 
 
-def attention_of(mesh: Mesh, discovery_state: str, shares: Sequence[ShareStatus]) -> list[Attention]:
+def attention_of(
+    mesh: Mesh, discovery_state: str, shares: Sequence[ShareStatus], config_trouble: str = ""
+) -> list[Attention]:
     """Return what needs a person."""
     found: list[Attention] = [
         Attention(message=f"{state.record.name}: {state.trouble}", command=state.trouble_command)
@@ -245,6 +247,10 @@ def attention_of(mesh: Mesh, discovery_state: str, shares: Sequence[ShareStatus]
                 "devices are found by their last addresses only",
                 command="p2psync doctor",
             )
+        )
+    if config_trouble:
+        found.append(
+            Attention(message=f"The old configuration stays: {config_trouble}", command="p2psync doctor")
         )
     for share in shares:
         found += share_attention(share)

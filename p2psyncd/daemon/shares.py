@@ -28,6 +28,7 @@ from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.share import FILESYSTEM, RunningShare
 from p2psyncd.daemon.transfer import Held, Sent
 from p2psyncd.errors import (
+    BadRequest,
     DatabasesUnsupported,
     FolderMissing,
     NestedShare,
@@ -206,6 +207,8 @@ class Shares:
     ) -> RunningShare:
         """Share a folder."""
         root = self.usable_root(path, kind)
+        if name is not None and not is_name(name):
+            raise BadRequest("A share's name must be printable, not empty, and without a slash")
         record = ShareRecord(
             id=ShareId(self.entropy(SHARE_ID_BYTES)),
             name=name or root.name or "root",
@@ -491,6 +494,11 @@ class Shares:
         if not results:
             raise P2psyncError("The daemon is stopping")
         return results[0]
+
+
+def is_name(name: str) -> bool:
+    """Return whether a share may be called so: a peer makes a folder of that name of it."""
+    return name.isprintable() and bool(name.strip()) and "/" not in name and name not in {".", ".."}
 
 
 def is_database(path: Path) -> bool:

@@ -20,6 +20,7 @@ from p2psyncd.core.ids import DeviceId, ShareId, format_device_id, parse_device_
 from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.backend import DaemonBackend
 from p2psyncd.daemon.config import Config
+from p2psyncd.daemon.conflicts import tell_new
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.journal import Journal
 from p2psyncd.daemon.mesh import Mesh
@@ -29,7 +30,7 @@ from p2psyncd.daemon.report import drivers_of, text_of_key
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.shares import Shares
 from p2psyncd.daemon.transfer import Held
-from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.errors import P2psyncError, RemoteProtocolError
 from p2psyncd.net.addresses import plain_ip
 from p2psyncd.net.discovery import Discovery, Lost, Seen
 from p2psyncd.net.identity import Identity, device_of_certificate
@@ -120,6 +121,8 @@ class Supervisor:
         self.session_troubles: dict[tuple[DeviceId, ShareId], str] = {}
         """What was said last about a peer's session of a share."""
         self.discovery: Discovery | None = None
+        self.config_trouble = ""
+        """Why the configuration could not be read again; empty if it could."""
 
     # Running
 
@@ -147,6 +150,7 @@ class Supervisor:
                     nursery.start_soon(self.discovery.run, self.discovered)
                 await nursery.start(serve, DaemonBackend(self), self.places.socket_path)
                 self.announce_ready()
+                nursery.start_soon(tell_new, self)
                 nursery.start_soon(self.notifier.keep_watchdog)
                 await self.stopping.wait()
                 self.notifier.stopping()
@@ -186,7 +190,12 @@ class Supervisor:
         Raises:
             ConfigError: It cannot be used; the old one stays in force.
         """
-        fresh = self.load_config()
+        try:
+            fresh = self.load_config()
+        except P2psyncError as error:
+            self.config_trouble = error.message
+            raise
+        self.config_trouble = ""
         self.config = replace(self.config, log_level=fresh.log_level, network_allow=fresh.network_allow)
         self.policy.allow([str(network) for network in fresh.network_allow])
         logging.getLogger("p2psyncd").setLevel(fresh.log_level.upper())

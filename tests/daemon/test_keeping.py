@@ -55,7 +55,13 @@ async def test_both_devices_list_the_same_conflict(two: tuple[Daemon, Daemon]) -
     detail = await maple.backend.conflict_show(conflict["id"][:4])
     assert [(here / side["where"]).read_text() for side in detail["sides"]] == ["willow's", "maple's"]
     assert detail["sides"][0]["where"] == str(here / "note.txt")
-    assert (await maple.backend.status())["shares"][0]["conflicts"] == 1
+    status = await maple.backend.status()
+    assert status["shares"][0]["conflicts"] == 1
+    assert [one["message"] for one in status["attention"]] == ["f has 1 conflict."]
+    for daemon in (maple, willow):
+        told = await daemon.event("conflict")
+        assert (told["item"], told["share"]) == ("note.txt", "f")
+        assert conflict["id"] in told["message"]
 
 
 async def test_keeping_the_winner_takes_the_copy_away_everywhere(two: tuple[Daemon, Daemon]) -> None:
@@ -67,6 +73,8 @@ async def test_keeping_the_winner_takes_the_copy_away_everywhere(two: tuple[Daem
     assert tree(here) == tree(there) == {"note.txt": "willow's"}
     assert await willow.backend.conflicts(include_resolved=False) == []
     assert [one["id"] for one in await maple.backend.conflicts(include_resolved=True)] == [conflict["id"]]
+    told = await maple.event("conflict_resolved")
+    assert (told["message"], told["item"]) == ("the conflict of note.txt is resolved", "note.txt")
 
 
 async def test_keeping_the_loser_gives_it_the_name(two: tuple[Daemon, Daemon]) -> None:

@@ -10,8 +10,10 @@ import pytest
 import trio
 from daemons import WAIT_S, Daemon, Lab, connect, offered, share, tree
 
+from p2psyncd.daemon.config import Config
 from p2psyncd.errors import (
     BadRequest,
+    ConfigError,
     DatabasesUnsupported,
     FolderMissing,
     NestedShare,
@@ -369,3 +371,31 @@ async def test_shares_are_found_by_paths_below_them(lab: Lab) -> None:
         shares.holding(maple.folder)
     with pytest.raises(P2psyncError):
         shares.holding(real / ".." / "elsewhere")
+
+
+async def test_a_share_needs_a_name_that_a_folder_may_have(lab: Lab) -> None:
+    maple = await lab.daemon("maple")
+    for name in ("", " ", "a/b", "..", "new\nline", "\x1b[31m"):
+        with pytest.raises(BadRequest, match="must be printable"):
+            await add(maple, maple.make("f"), name=name)
+    assert await maple.backend.share_list() == []
+
+
+async def test_a_configuration_that_cannot_be_read_again_is_told_and_the_old_one_stays(lab: Lab) -> None:
+    maple = await lab.daemon("maple")
+
+    def broken() -> Config:
+        raise ConfigError("`listne` is no key")
+
+    good = maple.supervisor.load_config
+    maple.supervisor.load_config = broken
+    [check] = [one for one in await maple.backend.doctor() if one["name"] == "configuration"]
+    assert (check["ok"], "listne" in check["message"]) == ("fail", True)
+    with pytest.raises(ConfigError):
+        await maple.backend.reload()
+    [told] = (await maple.backend.status())["attention"]
+    assert "listne" in told["message"]
+    maple.supervisor.load_config = good
+    await maple.backend.reload()
+    assert (await maple.backend.status())["attention"] == []
+    assert all(one["ok"] != "fail" for one in await maple.backend.doctor())
