@@ -189,7 +189,7 @@ class Applier:
                 await self.work_on(fresh[at : at + PAGE_ITEMS])
         came, self.came = self.came, []
         if came:
-            await self.apply(came)
+            await self.work_on(await self.apply(came))
         if not self.replica.totals.pending_items:
             # What had failed may have become needless: a local change settled it.
             self.wanted.clear()
@@ -223,7 +223,13 @@ class Applier:
             await self.replica.settle_structure(again)
 
     async def work_on(self, page: list[Pending]) -> None:
-        """Apply what can be applied of a page, and note the contents that it lacks."""
+        """Apply what can be applied of a page, and of what waited for it; note the contents that are lacking."""
+        # A loop: folders may lie in one another two thousand deep.
+        while page:
+            page = await self.apply(await self.ready(page))
+
+    async def ready(self, page: list[Pending]) -> list[Pending]:
+        """Return what of a page can be applied, and note the contents that the rest lacks."""
         source = self.replica.source
         self.untidy = True
         local = await self.replica.executor.run(lambda: source.stage_local(page))
@@ -239,26 +245,30 @@ class Applier:
             self.wanted[digest].pending.append(pending)
         if news:
             self.work.fire()
-        if ready:
-            await self.apply(ready)
+        return ready
 
-    async def apply(self, ready: list[Pending]) -> None:
-        """Put versions in place, and remember which of them failed."""
+    async def apply(self, ready: list[Pending]) -> list[Pending]:
+        """Put versions in place, and remember which of them failed; return what waited for these."""
+        if not ready:
+            return []
         unsettled, failures = await self.replica.apply(ready)
         for pending in ready:
             self.failures.pop(pending.item.key, None)
         self.advanced |= len(ready) > len(unsettled)
         self.blocked.update(unsettled)
         self.failures.update(failures)
-        await self.follow({p.item.key for p in ready if p.item.kind is Kind.DIRECTORY} - set(unsettled))
+        return await self.waiting_for(
+            {p.item.key for p in ready if p.item.kind is Kind.DIRECTORY} - set(unsettled)
+        )
 
-    async def follow(self, directories: set[bytes]) -> None:
-        """Try at once what waited for a directory: it comes late where one side deleted it and the other one filled it."""
+    async def waiting_for(self, directories: set[bytes]) -> list[Pending]:
+        """Return what waited for a directory: it comes late where one side deleted it and the other one filled it."""
         waiting = [key for key in self.blocked if directories and key.rpartition(b"/")[0] in directories]
-        if waiting:
-            self.blocked.difference_update(waiting)
-            found = await self.replica.query(lambda store: store.pending_of(sorted(waiting)))
-            await self.work_on([found[key] for key in sorted(found)])
+        if not waiting:
+            return []
+        self.blocked.difference_update(waiting)
+        found = await self.replica.query(lambda store: store.pending_of(sorted(waiting)))
+        return [found[key] for key in sorted(found)]
 
     @property
     def active(self) -> bool:

@@ -111,7 +111,7 @@ class ReadableFolder(FolderSource):
         return {
             os.fsencode(path.relative_to(self.root)): Node(Kind.FILE, path.read_bytes())
             for path in self.root.rglob("*")
-            if path.is_file() and not path.is_symlink() and ".p2psync" not in path.parts
+            if not path.is_symlink() and path.is_file() and ".p2psync" not in path.parts
         }
 
 
@@ -136,7 +136,7 @@ class OursOnDisk(Device):
 
     def contents(self) -> set[bytes]:
         """Return what is in the folder and in history."""
-        files = (path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink())
+        files = (path for path in self.root.rglob("*") if not path.is_symlink() and path.is_file())
         return {path.read_bytes() for path in files}
 
 

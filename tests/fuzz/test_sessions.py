@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from hostile_sessions import run_sessions
+import trio
+from hostile_sessions import Ours, run_sessions
+from trio.testing import MockClock
+
+from p2psyncd.core.ids import ActorId
+from p2psyncd.core.item import Item, Kind
+from p2psyncd.core.version import Dot
+from p2psyncd.sources.folder.attributes import Attributes, encode
 
 SESSIONS_IN_CI = 120
 SEED = 20_261_124
@@ -15,3 +22,32 @@ def test_hostile_sessions_lose_nothing_and_poison_nothing() -> None:
     assert {"Hello", "Delta", "Done", "Ask", "Want", "Know", "Gone", "Summaries", "Closed"} <= set(
         totals.messages
     )
+
+
+async def test_folders_as_deep_in_one_another_as_a_path_goes_are_made(autojump_clock: MockClock) -> None:
+    """They come deepest first, so that each waits for the one above it."""
+    del autojump_clock
+    ours = Ours(1)
+    keys = [b"/".join([b"x"] * depth) for depth in range(1, 2048)]
+    items = [
+        Item(
+            key=key,
+            kind=Kind.DIRECTORY,
+            digest=b"",
+            size=0,
+            meta=encode(Attributes(mode=0o755, mtime_ns=0)),
+            dot=Dot(ActorId(b"a peer's"), number),
+            hlc=number,
+        )
+        for number, key in enumerate(reversed(keys))
+    ]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.applier.run)
+        for at in range(0, len(items), 500):
+            await ours.replica.receive(items[at : at + 500], (), repair=False)
+            await trio.sleep(0.1)
+        await trio.sleep(60)
+        assert ours.replica.totals.pending_items == 0
+        assert keys[-1] in ours.source.nodes
+        nursery.cancel_scope.cancel()
+    ours.close()
