@@ -148,6 +148,10 @@ class Device(Protocol):
         """Return what is on this machine and not noted as applied: it was put there right before the end."""
         ...
 
+    def own(self) -> set[Claim]:
+        """Return what is on this machine by a write of the actor that it goes by now."""
+        ...
+
     def ailments(self) -> list[str]:
         """Return what is wrong though all is quiet: the store and the disk differ, a temporary file is left …"""
         ...

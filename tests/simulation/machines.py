@@ -117,6 +117,11 @@ class CommonDevice:
         known = self.store.get_many(sorted({claim.name for claim in there}))
         return {claim for claim in there if claim.name not in known or not known[claim.name].state}
 
+    def own(self) -> set[Claim]:
+        there: set[Claim] = set(self.machine.claims())  # type: ignore[attr-defined]
+        written = {item.key for item in self.store.written_by(self.store.actor(), above=-1)}
+        return {claim for claim in there if claim.name in written}
+
     def ailments(self) -> list[str]:
         found = []
         if self.store.root() != self.store.rebuilt_root():

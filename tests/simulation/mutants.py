@@ -1,1 +1,117 @@
-MUTANTS={}
+"""Engines with a known fault built in: a simulation that does not find them would prove nothing.
+
+Each is an error that was made, or nearly made, in this project or by others. It is patched into the
+running process, for as long as a block lasts. Its plans must fail within a thousand seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from memory import MemorySource
+
+from p2psyncd.core.item import Item
+from p2psyncd.core.knowledge import Knowledge
+from p2psyncd.core.storage import Pending
+from p2psyncd.daemon import incarnation
+from p2psyncd.daemon.replica import Replica
+from p2psyncd.sources.folder import merge
+from p2psyncd.sources.source import Outcome
+from p2psyncd.store.share import ShareStore
+from p2psyncd.wire.session import Commit, Session
+
+__all__ = ["MUTANTS", "Mutant"]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to break the engine."""
+
+    breaks: str
+    """What is wrong with it."""
+    changes: Callable[[], Sequence[Any]]
+    """Returns the patches."""
+    faults: str
+    """Which faults bring it to light."""
+    kind: str = "memory"
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Break the engine inside the block."""
+        with ExitStack() as stack:
+            for change in self.changes():
+                stack.enter_context(change)
+            yield
+
+
+def early_knowledge() -> Sequence[Any]:
+    original = Session.informed
+
+    def informed(self: Session, theirs: Knowledge, missed: Knowledge) -> list[Any]:
+        return [*original(self, theirs, missed), Commit(dict(theirs), {})]
+
+    return [patch.object(Session, "informed", informed)]
+
+
+def live_first() -> Sequence[Any]:
+    def wins(a: Item, b: Item) -> bool:
+        return (a.live, a.hlc, a.dot) > (b.live, b.hlc, b.dot)
+
+    return [patch.object(merge, "wins", wins)]
+
+
+def reused_numbers() -> Sequence[Any]:
+    def next_seq(self: ShareStore, now_us: int, count: int = 1) -> int:
+        with self.transaction():
+            last = self.knowledge().get(self.actor(), -1)
+            self.raise_to("knowledge", {self.actor(): last + count})
+        return last + 1
+
+    async def meet(self: Replica, message: object) -> None:
+        """Look for nothing."""
+
+    return [
+        patch.object(ShareStore, "next_seq", next_seq),
+        patch.object(Replica, "meet", meet),
+        patch.object(incarnation, "doubt", lambda *_: ""),
+    ]
+
+
+def forgetful() -> Sequence[Any]:
+    original = ShareStore.forget
+
+    def forget(self: ShareStore, *arguments: Any, **named: Any) -> int:
+        gone = original(self, *arguments, **named)
+        self.database.run("DELETE FROM forgotten")
+        return gone
+
+    return [patch.object(ShareStore, "forget", forget)]
+
+
+def blind_exchange() -> Sequence[Any]:
+    original = MemorySource.apply_one
+
+    def apply_one(self: MemorySource, pending: Pending) -> Outcome:
+        node = self.nodes.get(pending.item.key)
+        if node is not None and pending.base is not None:
+            pending = replace(pending, base=replace(pending.base, state=node.state))
+        return original(self, pending)
+
+    return [patch.object(MemorySource, "apply_one", apply_one)]
+
+
+MUTANTS = {
+    "early-knowledge": Mutant(
+        "knowledge is committed before what it speaks of has come", early_knowledge, "cut,replace,delay,kill"
+    ),
+    "live-first": Mutant("the winner is what lives, then what is later", live_first, "cut,clock"),
+    "reused-numbers": Mutant(
+        "after a restore the old actor goes on, with the next number", reused_numbers, "restore,cut"
+    ),
+    "forgetful": Mutant("tombstones are dropped, and nobody notes up to where", forgetful, "forget,cut"),
+    "blind-exchange": Mutant("what is replaced is not looked at", blind_exchange, "hints,cut,delay"),
+}

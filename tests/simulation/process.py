@@ -41,6 +41,9 @@ class Process:
         self.gone = trio.Event()
         self.troubles: list[str] = []
         """Why sessions failed."""
+        self.on_stamped_again: Callable[[set[Claim]], None] = lambda claims: None
+        self.scanned = False
+        """Whether it has looked at all that is there."""
         self.given_up: list[bytes] = []
         self.unsettled: set[Claim] = set()
         """What the process left behind without a note that it was put there."""
@@ -80,6 +83,7 @@ class Process:
                 nursery.start_soon(self.device.applier.run)
                 nursery.start_soon(self.look_after_what_is_stuck)
                 nursery.start_soon(self.give_up)
+                nursery.start_soon(self.tell_of_another_actor)
         except* (OSError, P2psyncError) as group:
             self.enter(Phase.ERROR, "; ".join(str(error) for error in leaves(group)))
         await trio.sleep(RETRY_S)
@@ -101,8 +105,20 @@ class Process:
             except (OSError, P2psyncError) as error:
                 self.enter(Phase.ERROR, str(error))
             else:
+                self.scanned = True
                 if replica.phase is not Phase.READY:
                     self.enter(Phase.READY)
+
+    async def tell_of_another_actor(self) -> None:
+        """Tell what was stamped again, whenever the replica has gone on as another actor."""
+        replica = self.device.replica
+        epoch = replica.epoch
+        while True:
+            changed = replica.signal.event
+            if replica.epoch != epoch:
+                epoch = replica.epoch
+                self.on_stamped_again(self.device.own())
+            await changed.wait()
 
     async def give_up(self) -> None:
         """Give up contents that nobody has."""

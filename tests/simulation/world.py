@@ -47,7 +47,7 @@ class World:
         self.amnesiac: set[int] = set()
         """Machines whose state was put back since they ran."""
         self.unsettled: dict[int, set[Claim]] = {}
-        """What the last process of a machine had put there and not noted; until the next one starts."""
+        """What the last process of a machine had put there and not noted; until the next one has looked."""
         self.changed = Signal()
         self.trace: list[str] = []
         self.sent = 0
@@ -138,6 +138,8 @@ class World:
     def operate(self, machine: Machine, operation: Operation, *, noticed: bool) -> None:
         deed = machine.operate(operation)
         process = self.processes.get(machine.number)
+        if process is not None and process.scanned:
+            self.unsettled.pop(machine.number, None)
         self.oracle.note(deed, machine, unsettled=self.unsettled.get(machine.number, set()))
         if noticed and process is not None:
             process.notice(deed.dirty)
@@ -151,7 +153,6 @@ class World:
             return
         await self.kill(machine)
         machine.hazard.revive()
-        self.unsettled.pop(machine.number, None)
         try:
             process = Process(machine, self.changed.fire, lambda: self.members(machine))
         except OSError as error:
@@ -160,13 +161,15 @@ class World:
         if machine.number in self.amnesiac:
             self.amnesiac.discard(machine.number)
             self.oracle.forgive(sorted(process.device.unrecorded()))
+        process.on_stamped_again = self.oracle.forgive
         self.processes[machine.number] = process
         self.nursery.start_soon(self.run, process)
         self.changed.fire()
 
     async def run(self, process: Process) -> None:
         await process.run()
-        self.unsettled[process.machine.number] = process.unsettled
+        if process.scanned or process.machine.number not in self.unsettled:
+            self.unsettled[process.machine.number] = process.unsettled
         if process.machine.hazard.hit:
             self.log(f"{process.machine.number} was killed at: {process.machine.hazard.hit}")
         for link in self.links_of(process):
@@ -301,7 +304,9 @@ class World:
         process = self.processes.get(machine.number)
         await self.kill(machine)
         machine.hazard.revive()
+        full, machine.hazard.full = machine.hazard.full, False
         name = machine.lose_row(random)
+        machine.hazard.full = full
         self.log(f"{machine.number} lost {name!r}")
         self.struck(machine)
         if process is not None:
@@ -362,7 +367,7 @@ class World:
         running = [p for p in self.running() if p.machine.mode != "send-only"]
         return (
             len({p.device.replica.standing.root for p in running}) <= 1
-            and all(p.device.replica.totals.pending_items == 0 for p in running)
+            and all(p.device.replica.totals.pending_items == 0 for p in running if p.machine.mode == "send-receive")
             and all(p.lives and is_able(p.device.replica) for p in self.running())
             and all(link.connection is not None for link in self.links.values())
         )
