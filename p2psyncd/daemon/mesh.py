@@ -5,12 +5,10 @@ Discovery and remembered addresses only say where a device may be; who it is say
 
 from __future__ import annotations
 
-import errno
 import logging
 import random
-import ssl
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -18,11 +16,13 @@ import trio
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import DeviceId, ShareId, format_device_id
 from p2psyncd.daemon.applier import Applier
+from p2psyncd.daemon.contents import DIALLER_ANSWERS, DIALLER_ASKS, Contents
 from p2psyncd.daemon.doubles import RETRY_S, Lives
-from p2psyncd.daemon.fetcher import Fetcher, serve
+from p2psyncd.daemon.fetcher import Fetcher
 from p2psyncd.daemon.peerlink import PeerEvents, PeerLink, Self, greet
-from p2psyncd.daemon.signal import Signal, first_of
-from p2psyncd.daemon.transfer import Held, Provider
+from p2psyncd.daemon.peerstate import BACKOFF_FIRST_S, PeerState
+from p2psyncd.daemon.signal import Signal
+from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import (
     AddressNotAllowed,
     DeviceDoubled,
@@ -34,51 +34,23 @@ from p2psyncd.errors import (
 from p2psyncd.net.identity import Identity
 from p2psyncd.net.policy import AddressPolicy
 from p2psyncd.net.stream import TlsStream
-from p2psyncd.net.tls import CONTENT_ALPN, MAIN_ALPN
+from p2psyncd.net.tls import MAIN_ALPN
 from p2psyncd.net.transport import Link, dial
 from p2psyncd.store.device import DeviceStore, PeerRecord
 from p2psyncd.wire.messages import Greeting, Refusal, encode_message
 
-__all__ = ["Mesh", "PeerState"]
+__all__ = ["DIALLER_ANSWERS", "DIALLER_ASKS", "Mesh", "PeerState"]
 
 log = logging.getLogger(__name__)
 
 DIAL_S = 3.0
-BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 60.0
 # A device that does not know us any more is asked rarely: somebody has to pair again.
 REFUSED_BACKOFF_S = 30.0
 # When both see each other at once, the device with the greater ID lets the other one dial first.
 COURTESY_S = 0.3
-CONTENT_DIAL_S = 10.0
 REFUSE_S = 1.0
 PAIR = "p2psync pair"
-# Content connections that a peer has dialled and nobody has taken yet: it dials one when it is asked to.
-CONTENTS_WAITING_MAX = 4
-# First byte of a content connection, sent by the side that dialled: who will ask on it.
-DIALLER_ASKS, DIALLER_ANSWERS = b"A", b"B"
-
-
-@dataclass(slots=True)
-class PeerState:
-    """What is known of one paired device right now."""
-
-    record: PeerRecord
-    addresses: tuple[str, ...] = ()
-    """Where mDNS says it is."""
-    link: PeerLink | None = None
-    trouble: str | None = None
-    trouble_command: str | None = None
-    """What to run about it."""
-    retry_s: float = BACKOFF_FIRST_S
-    """How long to wait at least before dialling again."""
-    lives: Lives = field(default_factory=Lives)
-    wake: Signal = field(default_factory=Signal)
-    contents: list[ssl.SSLSocket] = field(default_factory=list)
-    content_came: Signal = field(default_factory=Signal)
-    scope: trio.CancelScope | None = None
-    patient_until: float = 0.0
-    """Not dialled before this moment of trio's clock, unless woken: its pairing is being finished."""
 
 
 class Mesh:
@@ -112,6 +84,7 @@ class Mesh:
         self.peers: dict[DeviceId, PeerState] = {p.device: PeerState(record=p) for p in devices.peers()}
         self.changed = Signal()
         """Fires when a device connects, disconnects, or gets further."""
+        self.contents = Contents(identity, policy, self.peers, self.changed, self.fetches_from)
         self.nursery: trio.Nursery | None = None
 
     # The table of peers
@@ -146,7 +119,7 @@ class Mesh:
         else:
             state.record = record
             state.lives = Lives()
-        clear_trouble(state)
+        state.clear_trouble()
         if not patience_s:
             state.wake.fire()
         self.refresh()
@@ -412,9 +385,9 @@ class Mesh:
 
     def connected(self, state: PeerState, link: PeerLink) -> None:
         """Note a new connection."""
-        self.close_contents(state)  # what the one before left
+        self.contents.close_unused(state)  # what the one before left
         state.link = link
-        clear_trouble(state)
+        state.clear_trouble()
         now = self.clock.now_us()
         if link.inbound:
             host = link.address.rpartition(":")[0]
@@ -434,7 +407,7 @@ class Mesh:
             return
         state.link = None
         state.lives.heard(link.greeting.instance, link.heard_s)
-        self.close_contents(state)
+        self.contents.close_unused(state)
         if link.device in self.peers:
             self.devices.note_seen(link.device, None, link.found_by, self.clock.now_us())
             state.record = self.devices.peer(link.device) or state.record
@@ -449,7 +422,7 @@ class Mesh:
             link.device,
             state.record.name,
             lambda: self.fetches_from(link),
-            lambda: self.open_content(state, link),
+            lambda: self.contents.open(state, link),
         )
 
         def progressed() -> None:
@@ -467,110 +440,14 @@ class Mesh:
         possible = self.fetches(link.device)
         return {share: possible[share] for share in link.drivers if share in possible}
 
-    # Content connections
-
-    async def open_content(self, state: PeerState, link: PeerLink) -> ssl.SSLSocket:
-        """Open a content connection on which we ask; the side that dialled the link dials it.
-
-        Raises:
-            OSError: There is none to be had.
-        """
-        if not link.inbound:
-            return (await self.dial_content(state, link, DIALLER_ASKS)).detach_blocking()
-        link.ask_content()
-        with trio.move_on_after(CONTENT_DIAL_S):
-            while not state.contents:
-                event = state.content_came.event
-                await event.wait()
-            return state.contents.pop(0)
-        raise OSError("the peer opened no content connection")
-
-    async def dial_content(self, state: PeerState, link: PeerLink, role: bytes) -> TlsStream:
-        """Dial a content connection to where the link goes, and say who will ask on it.
-
-        Raises:
-            OSError: Nobody answers there, or the peer refuses (it has removed this device just now).
-        """
-        try:
-            stream = await dial(
-                link.address,
-                self.identity,
-                state.record.certificate,
-                CONTENT_ALPN,
-                timeout_s=DIAL_S,
-                policy=self.policy,
-            )
-        except P2psyncError as refused:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, refused.message) from refused
-        opened = False
-        try:
-            await stream.send_all(role)
-            opened = True
-        except trio.BrokenResourceError as error:
-            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
-        finally:
-            if not opened:
-                with trio.move_on_after(1, shield=True):
-                    await stream.aclose()
-        return stream
+    async def accept_content(self, stream: TlsStream) -> None:
+        """Attend to a content connection that a peer dialled."""
+        await self.contents.accept(stream)
 
     def content_wanted(self, device: DeviceId) -> None:
         """Dial a content connection on which the peer asks."""
         if self.nursery is not None:
-            self.nursery.start_soon(self.answer_content, device)
-
-    async def answer_content(self, device: DeviceId) -> None:
-        """Dial a content connection and answer on it."""
-        state = self.peers.get(device)
-        if state is None or state.link is None:
-            return
-        try:
-            stream = await self.dial_content(state, state.link, DIALLER_ANSWERS)
-        except OSError as error:
-            log.info("content_dial_failed peer=%s error=%r", state.record.name, error)
-            return
-        await self.serve_content(state, stream)
-
-    async def accept_content(self, stream: TlsStream) -> None:
-        """Attend to a content connection that a peer dialled."""
-        state = self.peers.get(stream.peer_device) if stream.peer_device is not None else None
-        role = b""
-        with trio.move_on_after(CONTENT_DIAL_S):
-            role = await stream.receive_some(1)
-        full = state is not None and len(state.contents) >= CONTENTS_WAITING_MAX
-        if state is None or state.link is None or role not in {DIALLER_ASKS, DIALLER_ANSWERS} or full:
-            await stream.aclose()
-        elif role == DIALLER_ASKS:
-            await self.serve_content(state, stream)
-        else:
-            state.contents.append(stream.detach_blocking())
-            state.content_came.fire()
-
-    async def serve_content(self, state: PeerState, stream: TlsStream) -> None:
-        """Answer a peer's requests until it, or its link, goes away."""
-        link = state.link
-        if link is None:
-            await stream.aclose()
-            return
-        sock = stream.detach_blocking()
-        provider = Provider(lambda: {s: held for s, (_, held) in self.fetches_from(link).items()})
-        async with trio.open_nursery() as nursery:
-
-            async def until_gone() -> None:
-                while state.link is link:
-                    changed = self.changed.event
-                    if state.link is link:
-                        await first_of([changed])
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(until_gone)
-            await serve(sock, provider)
-            nursery.cancel_scope.cancel()
-
-    def close_contents(self, state: PeerState) -> None:
-        """Close content connections that nobody took."""
-        while state.contents:
-            state.contents.pop().close()
+            self.nursery.start_soon(self.contents.answer, device)
 
     def describe(self, device: DeviceId) -> str:
         """Return a device's name for a person: as paired, else by its ID."""
@@ -578,12 +455,6 @@ class Mesh:
             return self.name
         state = self.peers.get(device)
         return state.record.name if state is not None else format_device_id(device)[:7]
-
-
-def clear_trouble(state: PeerState) -> None:
-    """Forget what was wrong with a device: it is connected, or was paired again."""
-    state.trouble = state.trouble_command = None
-    state.retry_s = BACKOFF_FIRST_S
 
 
 def first_of_group(group: BaseExceptionGroup[Exception]) -> Exception:

@@ -7,8 +7,8 @@ import trio
 from daemons import WAIT_S, Daemon, Lab, connect
 
 from p2psyncd.core.ids import format_device_id
-from p2psyncd.daemon import mesh as mesh_module
 from p2psyncd.daemon import peerlink
+from p2psyncd.daemon.contents import CONTENTS_WAITING_MAX, DIALLER_ANSWERS
 from p2psyncd.errors import DeviceRefused, NoSuchDevice
 from p2psyncd.net.discovery import Lost, Seen
 from p2psyncd.net.tls import CONTENT_ALPN, MAIN_ALPN
@@ -144,12 +144,12 @@ async def test_content_connections_that_nobody_asked_for_are_bounded(two: tuple[
     state = maple.peer(willow)
     assert state is not None
     links = []
-    for _ in range(mesh_module.CONTENTS_WAITING_MAX + 3):
+    for _ in range(CONTENTS_WAITING_MAX + 3):
         link = await dialled(maple, willow, CONTENT_ALPN)
-        await link.stream.send_all(mesh_module.DIALLER_ANSWERS)
+        await link.stream.send_all(DIALLER_ANSWERS)
         links.append(link)
     assert await closed(links[-1])
-    assert len(state.contents) <= mesh_module.CONTENTS_WAITING_MAX
+    assert len(state.contents) <= CONTENTS_WAITING_MAX
     for link in links:
         await link.aclose()
     await maple.backend.device_pause("willow")
