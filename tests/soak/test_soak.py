@@ -25,7 +25,8 @@ def test_what_grows_in_every_round_is_noticed(name: str) -> None:
     still = [replace(STILL, rss_kib=80_000 + n % 7) for n in range(30)]
     assert grown(still) == []
     value = getattr(STILL, name)
-    growing = [replace(STILL, **{name: value + n * max(1, value // 10)}) for n in range(30)]
+    step = BOUNDS[name].part * value / 10 + BOUNDS[name].plus / 10
+    growing = [replace(STILL, **{name: value + round(n * step)}) for n in range(30)]
     assert [text.split()[0] for text in grown(growing)] == [name]
 
 
