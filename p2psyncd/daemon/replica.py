@@ -407,16 +407,17 @@ class Replica:
 
 
 def count_lost(store: ShareStorage, gone: Sequence[Observation]) -> int:
-    """Return how many of the items that are gone were not merely moved; blocks.
+    """Return how many of the items that are gone were neither deleted by a peer nor merely moved; blocks.
 
-    A file is moved if its content is here under a name that is not gone. Directories and links count
+    What a peer deleted may have been carried out while the scan ran: then the store knows by now. A file
+    is moved if its content is here under a name that is not gone. Directories and links count
     only where nothing was moved: they go along with their files.
     """
     keys = {one.draft.key for one in gone}
-    stored = store.get_many(sorted(keys))
-    files = [row.item for row in stored.values() if row.item.kind is Kind.FILE]
+    live = [row.item for row in store.get_many(sorted(keys)).values() if row.item.live]
+    files = [item for item in live if item.kind is Kind.FILE]
     moved = sum(any(other.item.key not in keys for other in store.with_digest(item.digest)) for item in files)
-    return len(files) - moved if moved else len(gone)
+    return len(files) - moved if moved else len(live)
 
 
 def take(found: Iterator[Finding], most: int) -> list[Finding]:

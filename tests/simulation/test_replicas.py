@@ -11,8 +11,10 @@ import trio
 from memory import SECRET, Connection, Device
 from trio.testing import MockClock
 
-from p2psyncd.core.item import Kind
+from p2psyncd.core.item import Draft, Kind
 from p2psyncd.core.merkle import key_hash
+from p2psyncd.daemon.replica import count_lost
+from p2psyncd.sources.source import Observation
 
 
 @contextmanager
@@ -371,3 +373,25 @@ async def test_a_file_that_was_only_touched_does_not_come_back_when_its_delete_w
         async with connected((a, b)) as connections:
             await quiet([a, b], connections)
         assert a.source.tree() == b.source.tree() == {}
+
+
+async def test_what_a_peer_deleted_while_a_scan_ran_is_no_mass_deletion(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        for number in range(5):
+            a.source.edit(b"f%d" % number, b"%d" % number)
+        await meet((a, b))
+        # What a scan of b finds that began before a's deletions were carried out there.
+        gone = [
+            Observation(
+                draft=Draft(key=stored.item.key, kind=Kind.TOMBSTONE),
+                state=b"",
+                base_state=stored.state,
+                changed_us=0,
+            )
+            for stored in b.store.get_many([b"f%d" % number for number in range(5)]).values()
+        ]
+        assert await b.replica.query(lambda store: count_lost(store, gone)) == 5
+        for number in range(4):
+            a.source.remove(b"f%d" % number)
+        await meet((a, b))
+        assert await b.replica.query(lambda store: count_lost(store, gone)) == 1
