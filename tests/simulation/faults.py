@@ -43,6 +43,9 @@ def pair(random: Random, count: int) -> tuple[int, int]:
 
 def cut(random: Random, count: int) -> list[Step]:
     a, b = pair(random, count)
+    if random.random() < 0.4:  # a meeting that breaks off before it is over
+        slow = random.choice(LATENCIES_S)
+        return [("link", a, b, slow), ("pause", random.randrange(1, 80)), ("cut", a, b)]
     again = [("link", a, b, random.choice(LATENCIES_S))] if random.random() < 0.7 else []
     return [("cut", a, b), *again]
 
@@ -133,7 +136,9 @@ def make_plan(seed: int, kind: Kind, faults: Sequence[str]) -> Plan:
         for b in range(a)
         if random.random() < 0.6
     ]
-    everyday = [everyday_step(random, kind, count, chosen, serial) for serial in range(random.randrange(5, STEPS_MAX))]
+    everyday = [
+        everyday_step(random, kind, count, chosen, serial) for serial in range(random.randrange(5, STEPS_MAX))
+    ]
     steps += everyday
     for name in chosen:
         for _ in range(len(everyday)):

@@ -16,8 +16,9 @@ from memory import MemorySource
 
 from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import Knowledge
-from p2psyncd.core.storage import Pending
+from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.daemon import incarnation
+from p2psyncd.daemon.ledger import Ledger, Page
 from p2psyncd.daemon.replica import Replica
 from p2psyncd.sources.folder import merge
 from p2psyncd.sources.source import Outcome
@@ -37,6 +38,8 @@ class Mutant:
     """Returns the patches."""
     faults: str
     """Which faults bring it to light."""
+    seeds: range
+    """Where it is found, at the latest by the last."""
     kind: str = "memory"
 
     @contextmanager
@@ -57,11 +60,24 @@ def early_knowledge() -> Sequence[Any]:
     return [patch.object(Session, "informed", informed)]
 
 
-def live_first() -> Sequence[Any]:
+def last_come() -> Sequence[Any]:
     def wins(a: Item, b: Item) -> bool:
-        return (a.live, a.hlc, a.dot) > (b.live, b.hlc, b.dot)
+        return False  # theirs: what comes beats what is there
 
     return [patch.object(merge, "wins", wins)]
+
+
+def presumptuous() -> Sequence[Any]:
+    original = Ledger.merge
+
+    def merged(self: Ledger, page: Page, ours: Stored, theirs: Item, *, base: Stored | None = None) -> bool:
+        done = original(self, page, ours, theirs, base=base)
+        waiting = page.pendings.get(theirs.key)
+        if waiting is not None and waiting.item.dot == theirs.dot:
+            page.put_pending(replace(waiting, item=waiting.item.knowing(ours.item)))
+        return done
+
+    return [patch.object(Ledger, "merge", merged)]
 
 
 def reused_numbers() -> Sequence[Any]:
@@ -106,12 +122,39 @@ def blind_exchange() -> Sequence[Any]:
 
 MUTANTS = {
     "early-knowledge": Mutant(
-        "knowledge is committed before what it speaks of has come", early_knowledge, "cut,replace,delay,kill"
+        breaks="knowledge is committed before what it speaks of has come",
+        changes=early_knowledge,
+        faults="cut,kill,rot,forget,delay",
+        seeds=range(1000),
     ),
-    "live-first": Mutant("the winner is what lives, then what is later", live_first, "cut,clock"),
+    "last-come": Mutant(
+        breaks="the winner is what comes last, so it depends on who asks",
+        changes=last_come,
+        faults="none",
+        seeds=range(1000),
+    ),
+    "presumptuous": Mutant(
+        breaks="a winner claims to know the loser before the loser's bytes are kept (decision 0010)",
+        changes=presumptuous,
+        faults="cut,delay,hints",
+        seeds=range(1000),
+    ),
     "reused-numbers": Mutant(
-        "after a restore the old actor goes on, with the next number", reused_numbers, "restore,cut"
+        breaks="after a restore the old actor goes on, with the next number",
+        changes=reused_numbers,
+        faults="restore,cut",
+        seeds=range(1000),
     ),
-    "forgetful": Mutant("tombstones are dropped, and nobody notes up to where", forgetful, "forget,cut"),
-    "blind-exchange": Mutant("what is replaced is not looked at", blind_exchange, "hints,cut,delay"),
+    "forgetful": Mutant(
+        breaks="tombstones are dropped, and nobody notes up to where",
+        changes=forgetful,
+        faults="forget,cut",
+        seeds=range(1000),
+    ),
+    "blind-exchange": Mutant(
+        breaks="what is replaced is not looked at",
+        changes=blind_exchange,
+        faults="hints,cut,delay",
+        seeds=range(1000),
+    ),
 }

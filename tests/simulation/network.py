@@ -99,14 +99,18 @@ def describe(message: Message) -> str:
     name = type(message).__name__
     match message:
         case Delta():
-            items = " ".join(f"{i.key!r}:{i.kind.name}:{i.digest.hex()[:4]}:{shown(i.dot)}" for i in message.items)
+            items = " ".join(
+                f"{i.key!r}:{i.kind.name}:{i.digest.hex()[:4]}:{shown(i.dot)}" for i in message.items
+            )
             return f"{name} {'repair ' if message.repair else ''}{items}"
         case Gone():
             return f"{name} {' '.join(f'{key!r}:{shown(dot)}' for key, dot in message.entries)}"
         case Hello():
             return f"{name} root={message.root.hex()[:8]} boot={message.boot.number} K={known(message.knowledge)}"
         case Done():
-            return f"{name} root={message.root.hex()[:8]} need={message.need_items} K={known(message.knowledge)}"
+            return (
+                f"{name} root={message.root.hex()[:8]} need={message.need_items} K={known(message.knowledge)}"
+            )
         case Closed():
             return f"{name} {message.reason}"
         case _:
@@ -124,7 +128,9 @@ def known(packed: bytes) -> str:
 class Connection:
     """One connection, for as long as it lasts."""
 
-    def __init__(self, a: Process, b: Process, latency_s: float, random: Random, log: Callable[[str], None]):
+    def __init__(
+        self, a: Process, b: Process, latency_s: float, random: Random, log: Callable[[str], None]
+    ) -> None:
         self.a, self.b = a, b
         self.latency_s = latency_s
         self.scope = trio.CancelScope()

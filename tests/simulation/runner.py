@@ -73,6 +73,12 @@ def run_seeds(task: tuple[Sequence[int], str, Sequence[str], str]) -> list[Resul
     return results
 
 
+def say(text: object) -> None:
+    """Tell the person who waits."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def chosen_faults(text: str) -> list[str]:
     """Return the faults that a command line names: "all", "none", or names with commas; -name leaves one out."""
     names = text.split(",")
@@ -82,9 +88,15 @@ def chosen_faults(text: str) -> list[str]:
     return [n for n in FAULTS if (everything or n in names) and f"-{n}" not in names]
 
 
-def batches(options: argparse.Namespace, faults: Sequence[str]) -> Iterator[tuple[list[int], str, Sequence[str], str]]:
+def batches(
+    options: argparse.Namespace, faults: Sequence[str]
+) -> Iterator[tuple[list[int], str, Sequence[str], str]]:
     """Yield the work of worker processes, until seeds or minutes are used up."""
-    seeds = count(options.first) if not options.seeds else iter(range(options.first, options.first + options.seeds))
+    seeds = (
+        count(options.first)
+        if not options.seeds
+        else iter(range(options.first, options.first + options.seeds))
+    )
     end = time.monotonic() + options.minutes * 60 if options.minutes else float("inf")
     while time.monotonic() < end and (part := list(islice(seeds, BATCH))):
         yield part, options.kind, faults, options.mutant
@@ -103,15 +115,15 @@ def search(options: argparse.Namespace) -> list[Result]:
                 done += 1
                 if result.violation:
                     bad.append(result)
-                    print(f"seed {result.seed}: {result.detail.splitlines()[0][:200]}", flush=True)
+                    say(f"seed {result.seed}: {result.detail.splitlines()[0][:200]}")
             if time.monotonic() - told > 10:
                 told = time.monotonic()
-                print(pace(done, bad, begun), flush=True)
+                say(pace(done, bad, begun))
             if bad and (options.mutant or len(bad) >= options.most):
                 break
-    print(f"{options.kind}, faults {','.join(faults)}: {pace(done, bad, begun)}")
+    say(f"{options.kind}, faults {','.join(faults)}: {pace(done, bad, begun)}")
     for what, times in Counter(result.violation for result in bad).most_common():
-        print(f"  {times} times: {what}")
+        say(f"  {times} times: {what}")
     return bad
 
 
@@ -134,7 +146,7 @@ def explain(options: argparse.Namespace, results: Sequence[Result]) -> None:
         path = options.out / f"{options.kind}-{result.seed}-{name}.plan"
         note = "".join(f"# {line}\n" for line in str(violation or result.detail).splitlines())
         path.write_text(f"# seed {result.seed} of {','.join(faults)}\n{note}{small.text()}", "utf-8")
-        print(f"\n{path.read_text('utf-8')}\nreplay: python -m tests.simulation --replay {path}")
+        say(f"\n{path.read_text('utf-8')}\nreplay: python -m tests.simulation --replay {path}")
 
 
 def replay(path: Path, mutant: str) -> int:
@@ -144,21 +156,27 @@ def replay(path: Path, mutant: str) -> int:
         if mutant:
             stack.enter_context(MUTANTS[mutant].applied())
         violation = run_plan(Plan.read(path), trace)
-    print("\n".join(line[:300] for line in trace))
-    print(violation or "all holds")
+    say("\n".join(line[:300] for line in trace))
+    say(violation or "all holds")
     return 1 if violation else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=0, help="how many (default: 1000, or what --minutes allow)")
+    parser.add_argument(
+        "--seeds", type=int, default=0, help="how many (default: 1000, or what --minutes allow)"
+    )
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="SEED", help="the first seed")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so many")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--kind", choices=["memory", "folder"], default="memory")
-    parser.add_argument("--faults", default="all", help="all, none, or: " + ",".join(FAULTS) + "; -name leaves one out")
-    parser.add_argument("--mutant", default="", choices=["", *MUTANTS], help="break the engine in this way first")
+    parser.add_argument(
+        "--faults", default="all", help="all, none, or: " + ",".join(FAULTS) + "; -name leaves one out"
+    )
+    parser.add_argument(
+        "--mutant", default="", choices=["", *MUTANTS], help="break the engine in this way first"
+    )
     parser.add_argument("--most", type=int, default=20, help="stop after so many violations")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for plans that fail")
     parser.add_argument("--replay", type=Path, help="take a written plan through")
@@ -169,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.seeds = 1000
     bad = search(options)
     if options.mutant:
-        print(f"{options.mutant}: found by seed {bad[0].seed}" if bad else f"{options.mutant}: not found")
+        say(f"{options.mutant}: found by seed {bad[0].seed}" if bad else f"{options.mutant}: not found")
         return 0 if bad else 1
     explain(options, bad)
     return 1 if bad else 0

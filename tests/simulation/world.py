@@ -239,7 +239,9 @@ class World:
     def may_talk(self, a: Process, b: Process, link: Link) -> bool:
         """Return whether two processes can be connected now."""
         able = all(p.lives and is_able(p.device.replica) for p in (a, b))
-        return link.whole and able and a.key != b.key and not self.is_doubled(a, b) and not self.is_doubled(b, a)
+        return (
+            link.whole and able and a.key != b.key and not self.is_doubled(a, b) and not self.is_doubled(b, a)
+        )
 
     def is_doubled(self, process: Process, peer: Process) -> bool:
         """Return whether a peer meets the same device key twice: then it refuses both."""
@@ -273,6 +275,9 @@ class World:
         if not made:
             return
         await self.kill(machine)
+        if everything:
+            # What was saved later is of a past that is undone: a state must not be newer than what it speaks of.
+            del made[which % len(made) + 1 :]
         machine.restore(made[which % len(made)], everything=everything, noticed=noticed)
         self.struck(machine)
         await self.boot(machine)
@@ -318,7 +323,9 @@ class World:
             replica = process.device.replica
             if process.lives and replica.phase is Phase.READY:
                 now_us, members = process.machine.clock.now_us(), self.members(process.machine)
-                drivers = [link.connection.driver_of(process) for link in self.links_of(process) if link.connection]
+                drivers = [
+                    link.connection.driver_of(process) for link in self.links_of(process) if link.connection
+                ]
                 sessions = [driver for driver in drivers if driver is not None]
                 try:
                     gone = await forget_now(replica, now_us, days=days, members=members, sessions=sessions)
@@ -367,7 +374,11 @@ class World:
         running = [p for p in self.running() if p.machine.mode != "send-only"]
         return (
             len({p.device.replica.standing.root for p in running}) <= 1
-            and all(p.device.replica.totals.pending_items == 0 for p in running if p.machine.mode == "send-receive")
+            and all(
+                p.device.replica.totals.pending_items == 0
+                for p in running
+                if p.machine.mode == "send-receive"
+            )
             and all(p.lives and is_able(p.device.replica) for p in self.running())
             and all(link.connection is not None for link in self.links.values())
         )
@@ -439,7 +450,7 @@ async def live(plan: Plan, kind: Kind, trace: list[str]) -> Violation | None:
             nursery.cancel_scope.cancel()
     except* Violation as group:
         found += [error for error in flat(group) if isinstance(error, Violation)]
-    except* Exception as group:  # whatever escapes from a device is a finding
+    except* Exception as group:  # noqa: BLE001 - whatever escapes from a device is a finding
         found += [crash(error) for error in flat(group)]
     return found[0] if found else None
 
