@@ -24,6 +24,7 @@ __all__ = ["Disk", "why_no_disk"]
 SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2
 IMAGE_BYTES = 512 * 1024 * 1024
+FREE_S = 3.0
 
 
 class Disk:
@@ -44,6 +45,9 @@ class Disk:
         # XFS takes two file systems of one identity for an error; see `replug`.
         self.options = ",".join(filter(None, ["loop", options, "nouuid" if kind == "xfs" else ""]))
         self.numbers = count()
+        self.device = 0
+        self.moved = False
+        """Whether the last mount gave it another device: XFS takes its identity from that."""
         mountpoint.mkdir()
         with image.open("wb") as file:
             file.truncate(IMAGE_BYTES)
@@ -53,6 +57,8 @@ class Disk:
     def mount(self) -> None:
         """Mount it; a journal is replayed."""
         run("mount", "-t", self.kind, "-o", self.options, str(self.image), str(self.mountpoint))
+        device, self.device = self.device, self.mountpoint.stat().st_dev
+        self.moved = device not in {0, self.device}
 
     def cut(self) -> None:
         """Cut the power: everything that was not synced is gone. Nothing on it can be used until `replug`."""
@@ -65,15 +71,23 @@ class Disk:
     def replug(self) -> None:
         """Mount what had reached the disk; nobody may have anything on it open.
 
-        A copy is mounted: a mount namespace that was made meanwhile, by another test say, keeps the file
-        system that was shut down alive, and with the same image that one would come back.
+        Where a mount namespace that was made meanwhile, by another test say, keeps the file system alive
+        that was shut down, a copy is mounted: with the same image that one would come back.
         """
         self.unmount()
-        copied = self.image.with_suffix(f".{next(self.numbers)}")
-        run("cp", "--sparse=always", "--reflink=auto", str(self.image), str(copied))
-        self.image.unlink()
-        self.image = copied
+        try:
+            eventually("the image is free", lambda: not self.attached(), within_s=FREE_S)
+        except TimeoutError:
+            copied = self.image.with_suffix(f".{next(self.numbers)}")
+            run("cp", "--sparse=always", "--reflink=auto", str(self.image), str(copied))
+            self.image.unlink()
+            self.image = copied
         self.mount()
+
+    def attached(self) -> bool:
+        """Return whether a loop device still has the image."""
+        found = subprocess.run(["losetup", "-j", str(self.image)], capture_output=True, check=True)
+        return bool(found.stdout.strip())
 
     def unmount(self) -> None:
         """Unmount it, once nothing on it is open any more."""

@@ -82,7 +82,7 @@ class Journal:
     last_write: dict[str, bytes] = field(default_factory=dict)
     """What a path was given last, unless something else was done to it since."""
     unsynced: dict[str, set[bytes]] = field(default_factory=dict)
-    """By name: what was written since both sides were last equal and not made durable."""
+    """By name: what was written last, if that was since both sides were last equal and was not made durable."""
     lines: list[str] = field(default_factory=list)
     serial: int = 0
 
@@ -99,8 +99,9 @@ class Journal:
         digest = digest_of(data)
         self.contents[digest] = Content(self.serial, side, path, durable, in_place)
         self.last_write[path] = digest
+        self.unsynced.pop(Path(path).name, None)
         if not durable:
-            self.unsynced.setdefault(Path(path).name, set()).add(digest)
+            self.unsynced[Path(path).name] = {digest}
         self.say(side, op, path, digest, durable=durable)
 
     def removed(self, side: str, op: str, path: str, digests: Iterable[bytes], *, durable: bool) -> None:

@@ -12,7 +12,7 @@ from p2plab.installed import Installed
 from p2plab.trees import differences, leftovers
 from p2plab.waiting import eventually, pause
 
-from crashrig.devices import CrashDevice, Pair
+from crashrig.devices import SHARE, CrashDevice, Pair
 from crashrig.disk import Disk
 from crashrig.journal import Journal, contents_below
 from crashrig.oracle import Cut, judge, torn
@@ -159,6 +159,13 @@ class Rig:
         for device in self.pair.both:
             found += device.verified(by_client=self.totals.checks % CLIENT_EVERY == 1)
             found += self.stray(device)
+        if found:
+            found += [
+                f"{device.name} said: {line}"
+                for device in self.pair.both
+                for line in device.log().splitlines()
+                if "renewed" in line or "forked" in line
+            ]
         self.blame(found, when)
         self.journal.agree(tree)
         self.cut = None
@@ -195,10 +202,20 @@ class Rig:
         self.hit.add("a")
         self.a.kill()
         self.disk.replug()
+        if self.disk.moved and self.disk.kind == "xfs":
+            self.approve_disk()
         # What the user was about to put in place is not in the share; a cut takes what it wants of it.
         shutil.rmtree(self.a.room, ignore_errors=True)
         self.a.room.mkdir(exist_ok=True)
         self.blame(torn(self.b.root, self.journal), "right after a power cut, on the other device")
+
+    def approve_disk(self) -> None:
+        """Say that the disk may lie elsewhere now: the same disk on another device is one on XFS, and held."""
+        self.a.start()
+        held = eventually("a says how it stands", lambda: self.a.share(SHARE))
+        eventually("a has looked", lambda: self.a.share(SHARE)["state"] in {"held", "idle"})
+        if held and self.a.share(SHARE)["state"] == "held":
+            self.a.post("/v1/shares/approve", {"name": SHARE})
 
     def close(self) -> None:
         """End the devices."""
