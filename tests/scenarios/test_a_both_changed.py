@@ -22,8 +22,8 @@ async def test_a1_both_edit_one_file_and_both_contents_survive_everywhere(row: G
     # The later edit has the name, on every device; the other one lies beside it, on every device.
     assert found == {"note.txt": "birch's", loser["where"]: "maple's"}
     assert (conflict["item"], conflict["winner"], loser["device"]) == ("note.txt", "birch", "maple")
-    # Only the two that held the base had it replaced by a peer's version.
-    assert row.kept(1) == ["base"]
+    # What the one in the middle had is in its history, whichever of the two it met first.
+    assert "base" in row.kept(1)
 
 
 async def test_a2_both_make_the_identical_edit_and_there_is_no_conflict(pair: Group) -> None:
