@@ -130,4 +130,6 @@ def unpack_records(table: object, records: object) -> tuple[list[Item], list[tup
     """
     actors = unpack_actors(table)
     items = [unpack_record(record, actors) for record in take_list(records, "records", most=RECORDS_MAX)]
-    return items, [(actor, device) for actor, device in actors if device is not None]
+    # Of the others nothing is stored: a table of made-up actors is not to be remembered either.
+    named = {item.dot.actor for item in items}
+    return items, [(actor, device) for actor, device in actors if device is not None and actor in named]

@@ -22,6 +22,7 @@ from p2psyncd.errors import RemoteProtocolError
 
 __all__ = [
     "MODE_BITS",
+    "MTIME_MAX",
     "Attributes",
     "capture",
     "content_dot",

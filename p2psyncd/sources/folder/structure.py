@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.errors import PathUnsafe
-from p2psyncd.sources.folder.attributes import Attributes, encode
+from p2psyncd.sources.folder.attributes import MTIME_MAX, Attributes, encode
 from p2psyncd.sources.folder.content import digest_and_chunks
 from p2psyncd.sources.folder.folder import FileReader
 from p2psyncd.sources.folder.layout import check_key
@@ -29,7 +29,8 @@ def directory_draft(key: bytes, old: Item | None) -> Draft:
     """Return the write that makes a directory of a key, with the metadata of its earlier version if that was one."""
     if old is not None and old.kind is Kind.DIRECTORY:
         return Draft(key=key, kind=Kind.DIRECTORY, meta=old.meta)
-    mtime_ns = old.hlc * 1000 if old is not None else 0
+    # What a peer says of its time may be more than a file system's time can be.
+    mtime_ns = min(old.hlc * 1000, MTIME_MAX) if old is not None else 0
     return Draft(key=key, kind=Kind.DIRECTORY, meta=encode(Attributes(mode=PLAIN_MODE, mtime_ns=mtime_ns)))
 
 
