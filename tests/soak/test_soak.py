@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from soak_load import BOUNDS, Sample, Soak, grown
 
-# A workload, not a time: twelve of each trouble. The first rounds fill caches and trees.
-ROUNDS = 72
+# A workload, not a time: eight of each trouble. The first rounds fill caches and trees.
+ROUNDS = 48
 WARM_UP = 12
 STILL = Sample(rss_kib=80_000, descriptors=40, threads=6, state_kib=900, wal_kib=4000, history_kib=900)
 
