@@ -185,6 +185,7 @@ def live(client: Client, paper: Paper, child: Child | None) -> None:
                 shower = CodeShower(client)
             notes = shower.lines() if shower and not status["peers"] else []
             notes += offer_lines(offers, status)
+            status.pop("offers", None)  # the notes say more
             if picture:
                 picture([*status_lines(status, paper), "", *(paper.style(note, "bold") for note in notes)])
             else:
