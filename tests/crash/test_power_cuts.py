@@ -44,6 +44,7 @@ def test_a47_a_power_cut_under_load_announces_nothing_stale_torn_or_empty(
     need_disk(kind)
     with new_rig(47, kind=kind, options=options) as rig:
         power_cuts(rig, 2)
+        assert rig.totals.all == 2
 
 
 def test_a47_what_a_peer_has_seen_outlives_a_power_cut_after_a_rename(

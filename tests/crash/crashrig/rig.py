@@ -207,7 +207,6 @@ class Rig:
         # What the user was about to put in place is not in the share; a cut takes what it wants of it.
         shutil.rmtree(self.a.room, ignore_errors=True)
         self.a.room.mkdir(exist_ok=True)
-        self.blame(torn(self.b.root, self.journal), "right after a power cut, on the other device")
 
     def approve_disk(self) -> None:
         """Say that the disk may lie elsewhere now: the same disk on another device is one on XFS, and held."""

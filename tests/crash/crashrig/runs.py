@@ -16,6 +16,7 @@ from p2plab.waiting import eventually, pause
 
 from crashrig.devices import CrashDevice
 from crashrig.disk import Disk
+from crashrig.oracle import torn
 from crashrig.rig import Rig, Totals
 from crashrig.shim import Kind
 
@@ -222,6 +223,7 @@ def power_cuts(rig: Rig, cuts: int) -> None:
             rig.a.detect()  # what is unsynced is announced, and on its way
         pause(rig.rng.choice([0.0, 0.05, 0.3, 1.2]) * rig.rng.random())
         rig.power_cut()
+        rig.blame(torn(rig.b.root, rig.journal), "right after a power cut, on the other device")
         rig.totals.kills[f"power cut: {rig.label.partition(', ')[2].strip()}"] += 1
         if rig.rng.random() < 0.3:
             rig.work_of("b", 10)
