@@ -14,13 +14,13 @@ from unittest.mock import patch
 
 from memory import MemorySource
 
-from p2psyncd.core.item import Item
+from p2psyncd.core.item import Draft, Item, supersede, wins
 from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.storage import Pending, Stored
-from p2psyncd.daemon import incarnation
-from p2psyncd.daemon.ledger import Ledger, Page
+from p2psyncd.core.version import Dot
+from p2psyncd.daemon import incarnation, ledger
+from p2psyncd.daemon.ledger import Ledger, Page, Received
 from p2psyncd.daemon.replica import Replica
-from p2psyncd.sources.folder import merge
 from p2psyncd.sources.source import Outcome
 from p2psyncd.store.share import ShareStore
 from p2psyncd.wire.session import Commit, Session
@@ -60,11 +60,20 @@ def early_knowledge() -> Sequence[Any]:
     return [patch.object(Session, "informed", informed)]
 
 
-def last_come() -> Sequence[Any]:
-    def wins(a: Item, b: Item) -> bool:
-        return False  # theirs: what comes beats what is there
+def clock_order() -> Sequence[Any]:
+    original = Ledger.take
 
-    return [patch.object(merge, "wins", wins)]
+    def flat(draft: Draft, dot: Dot, now_us: int, *replaced: Item) -> Item:
+        return replace(supersede(draft, dot, now_us, *replaced), hlc=now_us)
+
+    def take(self: Ledger, page: Page, item: Item, received: Received, *, repair: bool) -> None:
+        stored = page.stored.get(item.key)
+        if stored is None or not item.covers(stored.item.dot) or wins(item, stored.item):
+            original(self, page, item, received, repair=repair)
+        elif repair and item.dot != stored.item.dot:
+            received.answers.append(stored.item)
+
+    return [patch.object(ledger, "supersede", flat), patch.object(Ledger, "take", take)]
 
 
 def presumptuous() -> Sequence[Any]:
@@ -127,10 +136,10 @@ MUTANTS = {
         faults="cut,kill,rot,forget,delay",
         seeds=range(1000),
     ),
-    "last-come": Mutant(
-        breaks="the winner is what comes last, so it depends on who asks",
-        changes=last_come,
-        faults="none",
+    "clock-order": Mutant(
+        breaks="the later clock wins, even against a write that knew the other",
+        changes=clock_order,
+        faults="clock,cut",
         seeds=range(1000),
     ),
     "presumptuous": Mutant(

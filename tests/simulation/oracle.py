@@ -4,6 +4,7 @@
   deletes it. Every claim is live on every device in the end: under its name, as a conflict copy, or
   wherever the name went. The one way out: it was on no disk any more after a power cut or a restored
   backup, so nobody could have passed it on.
+  A device that only sends keeps what it has to itself where others wrote the same name.
 - **Nothing that was deleted is back** under the name where it was deleted, unless it was written there again, or a
   device lost its memory of it while it had it (its state was put back to before it came): such a
   device cannot tell it from a new file, and a new file beats a delete.
@@ -46,6 +47,8 @@ class Oracle:
     taken: set[Claim] = field(default_factory=set)
     """What a user knowingly replaced or deleted at any time."""
     written: Counter[Claim] = field(default_factory=Counter)
+    writers: dict[bytes, set[int]] = field(default_factory=dict)
+    """The machines where a name was written."""
     displaced: set[bytes] = field(default_factory=set)
     """Values that a disaster may have put under other names than users had put them: taking one away counts for all."""
     perished: set[Claim] = field(default_factory=set)
@@ -73,6 +76,7 @@ class Oracle:
             self.deleted[claim] = machine.number
         for claim in deed.wrote:
             self.written[claim] += 1
+            self.writers.setdefault(claim.name, set()).add(machine.number)
             # Put back where it was, it may be no write at all: the device may not have looked meanwhile, or
             # never have heard that it was taken away elsewhere.
             if claim not in self.taken:
@@ -116,15 +120,31 @@ class Oracle:
         for process in mutual:
             if process.machine.picture() != mutual[0].machine.picture():
                 raise Violation("different pictures", f"{first.machine.number}, {process.machine.number}")
+        own = self.kept_at_home(processes)
         for process in mutual:
-            self.check_values(process)
+            self.check_values(process, own)
 
-    def check_values(self, process: Process) -> None:
+    def kept_at_home(self, processes: list[Process]) -> set[Claim]:
+        """Return what only its own device need have: a device that only sends, and takes in no other's version,
+        never learns that it lost a conflict, and makes no copy of what is under its name still.
+        """
+        there = {p.machine.number: p.machine.claims() for p in processes if p.machine.mode == "send-only"}
+        return {c for c, number in self.claims.items() if c in there.get(number, ()) and self.is_contested(c)}
+
+    def is_contested(self, claim: Claim) -> bool:
+        """Return whether another machine wrote the same name, or one above or below it."""
+        return any(
+            numbers - {self.claims[claim]}
+            and (claim.name + b"/").startswith(name + b"/") | (name + b"/").startswith(claim.name + b"/")
+            for name, numbers in self.writers.items()
+        )
+
+    def check_values(self, process: Process, own: AbstractSet[Claim]) -> None:
         """Check one device for what must and must not be there."""
         there = process.machine.claims()
         values = {claim.value for claim in there}
         where = f"on {process.machine.number}"
-        lost = sorted(claim for claim in self.claims if claim.value not in values)
+        lost = sorted(claim for claim in self.claims.keys() - own if claim.value not in values)
         if lost:
             raise Violation("lost", f"{where}: {lost}")
         back = sorted(c for c in self.deleted if c in there and self.written[c] == 1)
