@@ -14,11 +14,12 @@ ten times slower; time namespaces do not cover the wall clock.)
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import statistics
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -146,21 +147,26 @@ class ClockedDevice(Device):
         assert self.process is not None
         proc = Path(f"/proc/{self.process.pid}")
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
-        state = [path for path in (self.home / "state").rglob("*") if path.is_file()]
+        state = files_below(self.home / "state")
         return Sample(
             rss_kib=int(status["VmRSS"].split()[0]),
             descriptors=len(list((proc / "fd").iterdir())),
             threads=int(status["Threads"]),
             state_kib=kib(path for path in state if path.suffix == ".db"),
             wal_kib=kib(path for path in state if path.name.endswith("-wal")),
-            history_kib=kib((self.folder / SHARE / ".p2psync").rglob("*")),
+            history_kib=kib(files_below(self.folder / SHARE / ".p2psync")),
         )
 
 
-def kib(paths: object) -> int:
+def files_below(root: Path) -> list[Path]:
+    """Return the files below a folder; what goes away meanwhile is passed over."""
+    return [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
+
+
+def kib(paths: Iterable[Path]) -> int:
     """Return the bytes of files, in KiB; what goes away meanwhile counts nothing."""
     total = 0
-    for path in paths:  # type: ignore[attr-defined]
+    for path in paths:
         with suppress(FileNotFoundError):
             total += path.lstat().st_size
     return total // 1024
