@@ -21,6 +21,7 @@ from p2psyncd.daemon.doubles import RETRY_S, Lives
 from p2psyncd.daemon.fetcher import Fetcher
 from p2psyncd.daemon.peerlink import PeerEvents, PeerLink, Self, greet
 from p2psyncd.daemon.peerstate import BACKOFF_FIRST_S, PeerState
+from p2psyncd.daemon.sessiontable import first_of_group
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import (
@@ -455,9 +456,3 @@ class Mesh:
             return self.name
         state = self.peers.get(device)
         return state.record.name if state is not None else format_device_id(device)[:7]
-
-
-def first_of_group(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return the first error in a group, however deep."""
-    first = group.exceptions[0]
-    return first_of_group(first) if isinstance(first, BaseExceptionGroup) else first

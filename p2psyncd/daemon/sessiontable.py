@@ -27,7 +27,7 @@ from p2psyncd.daemon.sessions import ANEW, MessageLink, SessionDriver
 from p2psyncd.errors import P2psyncError, RemoteProtocolError, StateForked
 from p2psyncd.wire.messages import Closed, Hello, ShareMessage
 
-__all__ = ["SessionEvents", "SessionTable"]
+__all__ = ["SessionEvents", "SessionTable", "first_of_group"]
 
 log = logging.getLogger(__name__)
 
