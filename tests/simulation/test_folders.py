@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from random import Random
 
 import pytest
@@ -107,8 +108,16 @@ AFTER: list[Operation] = [
 ]
 
 
-async def prepared(kind: FolderKind) -> tuple[FolderMachine, FolderDevice]:
-    """Return a machine with the files from before, and a device that went on from there."""
+@dataclass
+class Stage:
+    """A machine with the files from before, its backup, and a device that went on from there."""
+
+    machine: FolderMachine
+    backup: object
+    there: FolderDevice
+
+
+async def set_up(kind: FolderKind) -> Stage:
     ours, theirs = kind.machine(0), kind.machine(1)
     there = theirs.boot()
     for operation in BEFORE:
@@ -122,16 +131,18 @@ async def prepared(kind: FolderKind) -> tuple[FolderMachine, FolderDevice]:
     await record(there)
     here.close()
     assert ours.picture() != theirs.picture()
-    return ours, there
+    return Stage(ours, ours.snapshot(), there)
 
 
-async def crash_at(number: int, kind: FolderKind, random: Random | None) -> bool:
+async def crash_at(number: int, stage: Stage, random: Random | None) -> bool:
     """Kill a device before one operation of taking everything over, with a power cut or not; go on after a start.
 
     Returns:
         Whether it came to that operation.
     """
-    machine, there = await prepared(kind)
+    machine, there = stage.machine, stage.there
+    machine.hazard.revive()
+    machine.restore(stage.backup, everything=True, noticed=False)
     old = values_of(machine)
     ours = machine.picture()
     new = there.machine.picture()
@@ -171,8 +182,8 @@ async def crash_at(number: int, kind: FolderKind, random: Random | None) -> bool
 async def test_a_device_that_is_killed_at_any_operation_has_old_or_new_and_goes_on(
     autojump_clock: MockClock, ordered: bool
 ) -> None:
-    number = 0
-    while await crash_at(number, FolderKind(ordered=ordered), None):
+    stage, number = await set_up(FolderKind(ordered=ordered)), 0
+    while await crash_at(number, stage, None):
         number += 1
     assert number >= 80
 
@@ -182,7 +193,7 @@ async def test_a_device_that_is_killed_at_any_operation_has_old_or_new_and_goes_
 async def test_a_power_cut_at_any_operation_leaves_old_or_new_and_the_device_goes_on(
     autojump_clock: MockClock, ordered: bool, seed: int
 ) -> None:
-    number = 0
-    while await crash_at(number, FolderKind(ordered=ordered), Random(1000 * seed + number)):
+    stage, number = await set_up(FolderKind(ordered=ordered)), 0
+    while await crash_at(number, stage, Random(1000 * seed + number)):
         number += 1
     assert number >= 80

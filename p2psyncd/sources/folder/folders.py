@@ -10,14 +10,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Stored
 from p2psyncd.sources.folder.attributes import Attributes
+from p2psyncd.sources.folder.beneath import rename_new
 from p2psyncd.sources.folder.catalogue import known_of
 from p2psyncd.sources.folder.fingerprint import fingerprint, is_special, matches
 from p2psyncd.sources.folder.ignore import holds_only_ignored
-from p2psyncd.sources.folder.layout import split_key
+from p2psyncd.sources.folder.layout import STAGING, split_key
 from p2psyncd.sources.folder.replace import ExpectedOther, Replacer
 from p2psyncd.sources.folder.scan import ScanContext
 from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
@@ -25,6 +27,7 @@ from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
 __all__ = ["Folders"]
 
 OWNER_WRITES = 0o300
+NEW_DIRECTORY = b"directory.new"
 
 
 class Folders:
@@ -71,14 +74,32 @@ class Folders:
                 self.replacer.take_away(key, base)
             elif status is not None:
                 raise ExpectedOther
-            opened, name = self.enter(key)
-            try:
-                os.mkdir(name, 0o700, dir_fd=opened)
-            except FileExistsError:
-                raise ExpectedOther from None
+            self.create(*self.enter(key), attributes.mode)
             if attributes.mode & OWNER_WRITES != OWNER_WRITES:
                 self.read_only_made[key] = attributes.mode
         self.wanted[key] = attributes
+
+    def create(self, directory: int, name: bytes, mode: int) -> None:
+        """Make a directory that has its permissions as soon as it has its name.
+
+        After a crash the next scan takes what it finds for the user's choice, and passes it on.
+
+        Raises:
+            ExpectedOther: The name is taken.
+            OSError: It cannot be made.
+        """
+        staging = self.directories.ensure(STAGING)
+        with suppress(FileNotFoundError):
+            os.rmdir(NEW_DIRECTORY, dir_fd=staging)
+        os.mkdir(NEW_DIRECTORY, 0o700, dir_fd=staging)
+        os.chmod(NEW_DIRECTORY, (mode | OWNER_WRITES) & 0o777, dir_fd=staging)
+        try:
+            rename_new(staging, NEW_DIRECTORY, directory, name)
+        except OSError as error:
+            os.rmdir(NEW_DIRECTORY, dir_fd=staging)
+            if error.errno == errno.EEXIST:
+                raise ExpectedOther from None
+            raise
 
     def remove(self, key: bytes) -> list[Outcome]:
         """Remove a directory; where something keeps it, return the outcomes that this has."""

@@ -206,7 +206,10 @@ class Staging:
     def remove(self, name: bytes) -> None:
         """Delete a staged thing, if it is there."""
         with suppress(FileNotFoundError):
-            os.unlink(self.path(name))  # noqa: PTH108  (bytes: a Path costs more than the call)
+            try:
+                os.unlink(self.path(name))  # noqa: PTH108  (bytes: a Path costs more than the call)
+            except IsADirectoryError:
+                os.rmdir(self.path(name))  # noqa: PTH106  (as above)
 
     def adopt(self, name: bytes, digest: bytes) -> None:
         """Make a complete, verified file known under its digest."""

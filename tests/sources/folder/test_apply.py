@@ -12,6 +12,7 @@ from blake3 import blake3
 
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.errors import ShareHeld
+from p2psyncd.sources.folder import folders
 from p2psyncd.sources.folder.attributes import Attributes, encode
 from p2psyncd.sources.folder.fingerprint import SKIPPED, is_trusted
 from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
@@ -300,12 +301,41 @@ def test_a_directory_that_is_there_already_is_taken_over(here: Device, lab: Lab)
 def test_a_directory_made_while_it_is_about_to_be_made_is_a_surprise(
     here: Device, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def taken(*_: object, **__: object) -> None:
-        raise FileExistsError(errno.EEXIST, "taken")
+    def make_first(source: int, old: bytes, target: int, new: bytes) -> None:
+        os.mkdir(new, dir_fd=target)
+        rename_new(source, old, target, new)
 
+    rename_new = folders.rename_new
     arrive(here, lab.directory(b"d"))
-    monkeypatch.setattr(os, "mkdir", taken)
+    monkeypatch.setattr(folders, "rename_new", make_first)
     assert here.apply({}) == [Surprised(key=b"d")]
+    assert here.staged() == []
+
+
+def test_a_directory_has_its_permissions_as_soon_as_it_has_its_name(
+    here: Device, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(source: int, old: bytes, target: int, new: bytes) -> None:
+        rename_new(source, old, target, new)
+        raise KeyboardInterrupt
+
+    rename_new = folders.rename_new
+    arrive(here, lab.directory(b"d", mode=0o775))
+    monkeypatch.setattr(folders, "rename_new", stop)
+    with pytest.raises(KeyboardInterrupt):
+        here.apply({})
+    assert here.path("d").stat().st_mode & 0o777 == 0o775
+
+
+def test_a_directory_that_a_crash_left_in_staging_is_tidied_away(here: Device, lab: Lab) -> None:
+    left = here.root / ".p2psync/staging/directory.new"
+    left.mkdir(parents=True)
+    arrive(here, lab.directory(b"d"))
+    assert applied(here.apply({}))
+    assert here.staged() == []
+    left.mkdir()
+    here.source.tidy()
+    assert here.staged() == []
 
 
 def test_an_untrusted_base_is_read_before_it_is_replaced(here: Device, lab: Lab) -> None:
