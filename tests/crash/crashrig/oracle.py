@@ -102,7 +102,9 @@ def must_be_gone(
     known_before = journal.copies[digest]
     if digest in journal.touched or known_before > 1 or any(is_copy(path) for path in paths):
         return False
-    if not known_before and journal.contents[digest].serial:
+    if not journal.contents[digest].serial:
+        return False  # what a cut left, an empty file say: others may be like it
+    if not known_before:
         # It may have come, and been removed, before the device that was killed could note that it had come.
         author = journal.contents[digest].side
         removals = [one for one in removals if one.side == author or one.side not in killed]
