@@ -30,6 +30,7 @@ BATCH_ITEMS = 1000
 BATCH_BYTES = 32 * 1024 * 1024
 # What failed (disk full, no permission) is tried again after this long, or when anything changes there.
 RETRY_S = 10.0
+NEVER = float("inf")
 
 
 @dataclass(slots=True)
@@ -63,6 +64,8 @@ class Applier:
         """Why, by key."""
         self.advanced = False
         """Whether something came into place since all that is pending was gone through."""
+        self.retry_at = NEVER
+        """When what failed is tried again."""
         self.fetching = 0
         """Fetches under way."""
         self.untidy = False
@@ -171,9 +174,17 @@ class Applier:
 
     async def wait(self, changed: trio.Event) -> bool:
         """Wait until there may be something to do; return False when it is time to try again what failed."""
-        with trio.move_on_after(RETRY_S if self.blocked else float("inf")) as scope:
+        if not self.blocked:
+            self.retry_at = NEVER
+        elif self.retry_at == NEVER:
+            self.retry_at = trio.current_time() + RETRY_S
+        # A moment, not a span: a share in which something changes all the time would never try again.
+        with trio.move_on_at(self.retry_at):
             await first_of([changed, self.poke])
-        return not scope.cancelled_caught
+        due = trio.current_time() >= self.retry_at
+        if due:
+            self.retry_at = NEVER
+        return not due
 
     async def round(self, *, survey: bool) -> bool:
         """Work on what is new; return whether there may be more already.

@@ -13,8 +13,9 @@ from trio.testing import MockClock
 
 from p2psyncd.core.item import Draft, Kind
 from p2psyncd.core.merkle import key_hash
+from p2psyncd.core.storage import Pending
 from p2psyncd.daemon.replica import count_lost
-from p2psyncd.sources.source import Observation
+from p2psyncd.sources.source import Failed, Observation, Outcome
 
 
 @contextmanager
@@ -395,3 +396,33 @@ async def test_what_a_peer_deleted_while_a_scan_ran_is_no_mass_deletion(autojump
             a.source.remove(b"f%d" % number)
         await meet((a, b))
         assert await b.replica.query(lambda store: count_lost(store, gone)) == 1
+
+
+async def test_what_failed_is_tried_again_though_something_changes_all_the_time(
+    autojump_clock: MockClock,
+) -> None:
+    with devices(2) as (a, b):
+        real, broken = b.source.apply, [True]
+
+        def apply(batch: Sequence[Pending]) -> list[Outcome]:
+            if broken[0]:
+                return [Failed(key=pending.item.key, reason="the disk says no") for pending in batch]
+            return real(batch)
+
+        async def change_all_the_time() -> None:
+            while True:
+                await trio.sleep(2)
+                b.replica.signal.fire()
+
+        b.source.apply = apply  # type: ignore[method-assign]  # a disk with moods
+        a.source.edit(b"f", b"content")
+        await a.scan()
+        async with connected((a, b)) as connections, trio.open_nursery() as nursery:
+            nursery.start_soon(change_all_the_time)
+            with trio.fail_after(60):
+                while not b.applier.failures:  # noqa: ASYNC110  (virtual time)
+                    await trio.sleep(1)
+            broken[0] = False
+            await quiet([a, b], connections, limit_s=30)
+            nursery.cancel_scope.cancel()
+        assert b.source.tree() == a.source.tree()
