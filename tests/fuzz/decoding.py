@@ -70,7 +70,7 @@ def one(name: str, target: Target, rng: random.Random, totals: Totals, *, watche
         target.accept(data)
     except RemoteProtocolError:
         totals.refused[name] += 1
-    except BaseException as error:
+    except Exception as error:
         shown = data.hex() if len(data) <= 4000 else f"{data[:2000].hex()}… ({len(data)} bytes)"
         raise AssertionError(f"{name}: {error!r} came out of {shown}") from error
     else:
