@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from p2psyncd.control.messages import Check, ItemError, Metric, ShareStatus
 from p2psyncd.daemon.replica import Phase
-from p2psyncd.daemon.report import checked_mode
+from p2psyncd.daemon.report import checked_mode, text_of_key
 from p2psyncd.errors import P2psyncError
 from p2psyncd.store.device import ShareRecord
 
@@ -24,6 +24,8 @@ __all__ = ["broken_row", "checks", "metrics"]
 CLOCK_LEAST = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 MIB = 1024 * 1024
 DISK_LEAST_BYTES = 256 * MIB
+# A line is to be read.
+DATABASES_NAMED = 5
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -86,6 +88,16 @@ def checks(daemon: Supervisor) -> list[Check]:
                 limited or "",
                 "Raise it: `sysctl fs.inotify.max_user_watches=1048576`; until then scans find changes",
                 fine="every folder is watched",
+            )
+        )
+        open_now = [text_of_key(key) for key in share.folder.databases_in_use]
+        found.append(
+            check(
+                f"databases in {share.record.name}",
+                f"in use by a program: {', '.join(open_now[:DATABASES_NAMED])}" if open_now else "",
+                "Peers get snapshots of it, and their changes wait until it is closed here: "
+                "close the program, or leave the file out with .p2psyncignore",
+                fine="no SQLite file is in use",
             )
         )
     for record, reason in daemon.shares.broken.values():

@@ -23,6 +23,7 @@ from p2psyncd.sources.folder.attributes import Attributes, decode
 from p2psyncd.sources.folder.beneath import Directories, sync_file_system
 from p2psyncd.sources.folder.catalogue import known_of
 from p2psyncd.sources.folder.content import OPEN_FLAGS
+from p2psyncd.sources.folder.databases import database_of, is_beside_database
 from p2psyncd.sources.folder.fingerprint import (
     SKIPPED,
     fingerprint,
@@ -170,7 +171,19 @@ class Batch:
         if self.context.scan.ignore.ignored(key, directory=kind_here is Kind.DIRECTORY):
             self.outcomes[key] = Applied(key=key, state=SKIPPED if item.live else b"")
             return False
+        if self.is_beside_database(key):
+            self.outcomes[key] = Applied(key=key, state=SKIPPED if item.live else b"")
+            return False
         return True
+
+    def is_beside_database(self, key: bytes) -> bool:
+        """Return whether a key is what lies beside a database here: that is its program's, and never synced."""
+        if not database_of(key):
+            return False
+        try:
+            return is_beside_database(*self.directories.parent(key))
+        except OSError:
+            return False
 
     def base_of(self, pending: Pending) -> Stored | None:
         """Return what is expected in a pending version's place."""
@@ -206,6 +219,8 @@ class Batch:
             except ExpectedOther:
                 self.moved_away.discard(key)
                 self.outcomes[key] = Surprised(key=key)
+            except Refused:
+                self.moved_away.discard(key)
             except OSError:
                 self.moved_away.discard(key)  # its own deletion will say why
 

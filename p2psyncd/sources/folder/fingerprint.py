@@ -17,9 +17,11 @@ __all__ = [
     "SKIPPED",
     "fingerprint",
     "is_directory_state",
+    "is_live_state",
     "is_skipped",
     "is_special",
     "is_trusted",
+    "live_state",
     "matches",
     "moved_matches",
     "stamped_finely",
@@ -55,6 +57,16 @@ def fingerprint(status: os.stat_result) -> bytes:
 def untrusted(state: bytes) -> bytes:
     """Return a file's fingerprint marked so that the next scan reads the file again."""
     return state[: FILE.size] + UNTRUSTED
+
+
+def live_state(state: bytes, mark: bytes) -> bytes:
+    """Return the fingerprint of a database in use: the file's, and the mark of what lies beside it."""
+    return state[: FILE.size] + mark
+
+
+def is_live_state(state: bytes) -> bool:
+    """Return whether a fingerprint is that of a database in use, whose content is a snapshot."""
+    return len(state) > FILE.size + len(UNTRUSTED)
 
 
 def is_trusted(state: bytes) -> bool:

@@ -26,8 +26,9 @@ from p2psyncd.sources.folder.beneath import (
 from p2psyncd.sources.folder.catalogue import Catalogue
 from p2psyncd.sources.folder.conflicts import is_conflict
 from p2psyncd.sources.folder.content import OPEN_FLAGS, digest_of, digest_of_descriptor
+from p2psyncd.sources.folder.databases import Snapshots
 from p2psyncd.sources.folder.durable import make_durable
-from p2psyncd.sources.folder.fingerprint import fingerprint, matches, stamped_finely, untrusted
+from p2psyncd.sources.folder.fingerprint import fingerprint, is_live_state, matches, stamped_finely, untrusted
 from p2psyncd.sources.folder.guard import RootGuard
 from p2psyncd.sources.folder.history import History, HistoryLimits
 from p2psyncd.sources.folder.ignore import Ignore
@@ -111,8 +112,14 @@ class FolderSource:
         self.watcher = Watcher(root, self.ignore)
         self.catalogue = catalogue
         self.times_probed = False
+        self.snapshots = Snapshots(root)
         self.scanning = ScanContext(
-            root=root, catalogue=catalogue, ignore=self.ignore, clock=clock, check=self.guard.check
+            root=root,
+            catalogue=catalogue,
+            ignore=self.ignore,
+            clock=clock,
+            check=self.guard.check,
+            snapshots=self.snapshots,
         )
         self.local = LocalContent(
             root=root, catalogue=catalogue, staging=self.staging, history=self.history, ignore=self.ignore
@@ -141,6 +148,11 @@ class FolderSource:
     def limited(self) -> str | None:
         """Why not everything is watched (then the caller scans now and then), in words for the user."""
         return self.watcher.limited
+
+    @property
+    def databases_in_use(self) -> list[bytes]:
+        """Keys of the SQLite databases that some program had open when they were last looked at."""
+        return sorted(self.snapshots.taken.copy())
 
     # Scanning and watching
     def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError | Unapplied]:
@@ -235,19 +247,25 @@ class FolderSource:
         """Open an applied item's content; None if it is no longer there as recorded. Any thread."""
         if stored.item.kind is not Kind.FILE or not stored.state:
             return None
+        path: bytes | None = stored.item.key
+        live = is_live_state(stored.state)
         try:
             check_key(stored.item.key)
+            if live:
+                path = self.snapshots.path(stored.item.key, stored.item.digest)
+            if path is None:
+                return None
             root = open_root(self.root)
         except OSError:
             return None
         try:
-            opened = open_beneath(root, stored.item.key, OPEN_FLAGS)
+            opened = open_beneath(root, path, OPEN_FLAGS)
         except OSError:
             return None
         finally:
             os.close(root)
         status = os.fstat(opened)
-        if not matches(stored.state, status):
+        if not live and not matches(stored.state, status):
             os.close(opened)
             return None
         return FileReader(opened, status)
@@ -311,6 +329,11 @@ class FolderSource:
             os.symlink(target, copied, dir_fd=staging)
             os.utime(copied, ns=times, dir_fd=staging, follow_symlinks=False)
             return copied
+        if is_live_state(stored.state):
+            snapshot = self.snapshots.path(stored.item.key, stored.item.digest)
+            if snapshot is None:
+                return None
+            directory, name = directories.parent(snapshot)
         source = os.open(name, OPEN_FLAGS, dir_fd=directory)
         try:
             target_file = self.staging.create(copied)
@@ -344,6 +367,7 @@ class FolderSource:
     # Keeping house
     def tidy(self, keep: Sequence[bytes] = ()) -> int:
         """Empty staging but for the contents with these digests; at start-up, and when nothing is pending."""
+        self.snapshots.tidy()
         return self.staging.tidy(keep)
 
     def prune(self, share_bytes: int) -> int:

@@ -17,6 +17,7 @@ from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Stored
 from p2psyncd.sources.folder.beneath import Directories, exchange, rename_new
 from p2psyncd.sources.folder.content import OPEN_FLAGS, digest_of, digest_of_descriptor
+from p2psyncd.sources.folder.databases import in_use, is_beside_database, is_left_over
 from p2psyncd.sources.folder.fingerprint import is_trusted, matches, moved_matches
 from p2psyncd.sources.folder.history import History
 from p2psyncd.sources.folder.layout import split_key
@@ -26,6 +27,10 @@ __all__ = ["ExpectedOther", "Refused", "Replacer", "content_matches"]
 # What came out is read again up to this size; above it, inode, size and times must do.
 READ_AGAIN_BYTES_MAX = 256 * 1024
 PUT_BACK_MAX = 16
+IN_USE = (
+    "in use here: a program has this database open, or left work in what lies beside it (-wal, -journal); "
+    "it is updated once the program has closed it"
+)
 
 
 class ExpectedOther(Exception):
@@ -77,8 +82,10 @@ class Replacer:
 
         Raises:
             ExpectedOther: It does not.
+            Refused: It is a database that a program has open.
         """
         status = self.status(key)
+        self.expect_unused(key)
         if status is None or not matches(base.state, status):
             raise ExpectedOther
         if not is_trusted(base.state) and base.item.kind is not Kind.DIRECTORY:
@@ -86,6 +93,19 @@ class Replacer:
             if not content_matches(directory, name, base):
                 raise ExpectedOther
         return status
+
+    def expect_unused(self, key: bytes) -> None:
+        """Check that a key is no database that a program has open, and nothing that belongs to one.
+
+        Raises:
+            Refused: It is. The program would go on in the file that was taken away, and what lies beside
+                the database would be taken for the new one's.
+        """
+        directory, name = self.directories.parent(key)
+        if in_use(directory, name):
+            raise Refused(IN_USE)
+        if is_beside_database(directory, name):
+            raise Refused("this belongs to a database here, and is not replaced by itself")
 
     def is_what_was_replaced(self, slot: bytes, base: Stored) -> bool:
         """Return whether what came out is the recorded version."""
@@ -140,6 +160,8 @@ class Replacer:
         directory, name = split_key(source)
         from_directory = self.directories.directory(directory)
         to_directory, new = self.directories.parent(key)
+        if is_left_over(from_directory, name, to_directory, new):
+            raise Refused(IN_USE)
         try:
             rename_new(from_directory, name, to_directory, new)
         except FileExistsError:

@@ -15,15 +15,16 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.item import Draft, Kind
-from p2psyncd.sources.folder.attributes import MODE_BITS, Attributes, capture
+from p2psyncd.sources.folder.attributes import MODE_BITS, Attributes, capture, decode_or_plain
 from p2psyncd.sources.folder.beneath import Directories
 from p2psyncd.sources.folder.catalogue import Catalogue, Known, known_of
 from p2psyncd.sources.folder.content import digest_of, read_content
+from p2psyncd.sources.folder.databases import Snapshots, database_of, is_beside_database, mark_of_use
 from p2psyncd.sources.folder.fingerprint import (
     DIRECTORY_STATE_BYTES,
     RACY_NS,
@@ -31,6 +32,7 @@ from p2psyncd.sources.folder.fingerprint import (
     is_directory_state,
     is_skipped,
     is_special,
+    live_state,
     untrusted,
 )
 from p2psyncd.sources.folder.ignore import Ignore, holds_only_ignored
@@ -68,6 +70,8 @@ class ScanContext:
     """Keys whose file was moved to where a pending version wants it, before their tombstone was applied."""
     busy: set[bytes] = field(default_factory=set)
     """Keys that kept changing while they were read: to be scanned again."""
+    snapshots: Snapshots
+    """Contents of databases in use."""
     generation: int = -1
     """The ignore rules under which the last full scan ended."""
 
@@ -132,6 +136,8 @@ class Run:
         for key in list(wanted):
             # A directory's mtime changes with its entries, and a new entry's directories may be new too.
             wanted.update(ancestors(key))
+            if database := database_of(key):
+                wanted.add(database)  # what is written beside a database changes its content
         looks: list[tuple[bytes, os.stat_result | None]] = []
         for key in sorted(wanted):
             try:
@@ -160,7 +166,7 @@ class Run:
                 self.missing(key, state)
             return
         directory = stat.S_ISDIR(status.st_mode)
-        if self.ignore.ignored(key, directory=directory):
+        if self.ignore.ignored(key, directory=directory) or self.is_beside(key):
             return
         if directory and status.st_dev != self.device:
             yield ItemError(key=key, reason="another file system is mounted here; it is not synced")
@@ -239,6 +245,7 @@ class Run:
             (key, status)
             for key, status in entries
             if not ignored(key, directory=status.st_mode & 0o170000 == stat.S_IFDIR)
+            and not self.is_beside(key)
         ]
         known = known_of(self.catalogue, [key for key, _ in entries])
         for key, status in entries:
@@ -252,6 +259,15 @@ class Run:
                     continue
                 below.append(key)
             yield from self.changed(key, status, about)
+
+    def is_beside(self, key: bytes) -> bool:
+        """Return whether a key is a database's `-wal`, `-shm` or `-journal`: its program's, and never synced."""
+        if not database_of(key):
+            return False
+        try:
+            return is_beside_database(*self.directories.parent(key))
+        except OSError:
+            return False
 
     def is_kept(self, key: bytes, known: Known | None) -> bool:
         """Return whether a directory was deleted on another device and only ignored things keep it here."""
@@ -301,7 +317,12 @@ class Run:
     def file(self, key: bytes, known: Known | None) -> Observation | None:
         """Return a regular file as it is now; None if it does not hold still."""
         directory, name = self.directories.parent(key)
+        if mark := mark_of_use(directory, name):
+            return self.database(key, known, mark)
+        self.context.snapshots.drop(self.directories, key)
         content = read_content(directory, name)
+        if mark_of_use(directory, name):
+            content = None  # opened while it was read
         if content is None:
             self.context.busy.add(key)
             return None
@@ -309,6 +330,35 @@ class Run:
         return self.observed(
             key, Kind.FILE, status, known, digest=content.digest, size=status.st_size, chunks=content.chunks
         )
+
+    def database(self, key: bytes, known: Known | None, mark: bytes) -> Observation | None:
+        """Return a database in use as it is at one moment; None if it is known like that, or locked."""
+        directory, name = self.directories.parent(key)
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        state = live_state(fingerprint(status), mark)
+        applied = known.applied if known is not None else None
+        snapshots = self.context.snapshots
+        if applied is not None and applied.state == state and snapshots.path(key, applied.item.digest):
+            return None
+        content = snapshots.take(self.directories, key)
+        if content is None:
+            self.context.busy.add(key)
+            return None
+        mtime_ns = None
+        if applied is not None and applied.item.digest == content.digest:
+            mtime_ns = decode_or_plain(applied.item.meta).mtime_ns  # moved on without a change of the content
+        size = content.status.st_size
+        found = self.observed(
+            key,
+            Kind.FILE,
+            status,
+            known,
+            digest=content.digest,
+            size=size,
+            chunks=content.chunks,
+            mtime_ns=mtime_ns,
+        )
+        return replace(found, state=state)
 
     def symlink(self, key: bytes, status: os.stat_result, known: Known | None) -> Observation:
         """Return a symlink as it is now."""
@@ -327,13 +377,18 @@ class Run:
         size: int = 0,
         target: bytes | None = None,
         chunks: bytes = b"",
+        mtime_ns: int | None = None,
     ) -> Observation:
         """Return the observation of one thing."""
         state = fingerprint(status)
         age_ns = self.now_ns - status.st_ctime_ns
         if kind is Kind.FILE and not self.context.fine_times and age_ns < RACY_NS:
             state = untrusted(state)
-        seen = Attributes(mode=status.st_mode & MODE_BITS, mtime_ns=status.st_mtime_ns, target=target)
+        seen = Attributes(
+            mode=status.st_mode & MODE_BITS,
+            mtime_ns=status.st_mtime_ns if mtime_ns is None else mtime_ns,
+            target=target,
+        )
         applied = known.applied if known is not None else None
         meta = capture(
             kind,
@@ -369,7 +424,7 @@ class Run:
             state = self.gone[key]
             if key in self.context.moved_away:
                 continue
-            if self.ignore.ignored(key, directory=is_directory_state(state)):
+            if self.ignore.ignored(key, directory=is_directory_state(state)) or self.is_beside(key):
                 continue
             try:
                 if self.directories.status(key) is not None:
@@ -381,6 +436,7 @@ class Run:
             if is_skipped(state):
                 yield Unapplied(key=key)
                 continue
+            self.context.snapshots.drop(self.directories, key)
             yield Observation(
                 draft=Draft(key=key, kind=Kind.TOMBSTONE),
                 state=b"",

@@ -12,7 +12,13 @@ from p2psyncd.core.storage import Stored
 from p2psyncd.sources.folder.beneath import Directories
 from p2psyncd.sources.folder.catalogue import Catalogue, known_of
 from p2psyncd.sources.folder.content import digest_of, read_content
-from p2psyncd.sources.folder.fingerprint import is_directory_state, is_skipped, is_trusted, matches
+from p2psyncd.sources.folder.fingerprint import (
+    is_directory_state,
+    is_live_state,
+    is_skipped,
+    is_trusted,
+    matches,
+)
 from p2psyncd.sources.folder.ignore import Ignore
 
 __all__ = ["Problem", "verify"]
@@ -78,6 +84,8 @@ def verify_one(directories: Directories, stored: Stored) -> str:
         case _:
             if not stat.S_ISREG(status.st_mode):
                 return "not a file any more"
+            if is_live_state(stored.state):
+                return ""  # a database in use: its file alone is not its content
             content = read_content(directory, name)
             same = content is not None and content.digest == item.digest
     if same:
