@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from daemons import WAIT_S, Daemon, Lab, connect
+from daemons import WAIT_S, Daemon, Lab, connect, share
 
 from p2psyncd.core.ids import format_device_id
 from p2psyncd.daemon import peerlink
@@ -13,7 +13,8 @@ from p2psyncd.errors import DeviceRefused, NoSuchDevice
 from p2psyncd.net.discovery import Lost, Seen
 from p2psyncd.net.tls import CONTENT_ALPN, MAIN_ALPN
 from p2psyncd.net.transport import Link, dial
-from p2psyncd.wire.messages import Greeting, Ping, Refusal, encode_message
+from p2psyncd.wire.messages import Greeting, Offer, Offers, Ping, Refusal, decode_message, encode_message
+from p2psyncd.wire.session_messages import Hello
 
 
 async def dialled(maple: Daemon, willow: Daemon, alpn: str) -> Link:
@@ -83,6 +84,27 @@ async def test_a_second_connection_of_a_restarted_peer_replaces_the_first(two: t
     assert await closed(old)
     await willow.start()
     await maple.until(lambda: maple.connected_to(willow), "connected for real")
+
+
+async def test_a_share_is_offered_before_its_session_begins_however_early_the_peer_offers_it(
+    two: tuple[Daemon, Daemon],
+) -> None:
+    maple, willow = two
+    await share(maple, willow, "f")
+    record = maple.running("f").record
+    offer = Offer(share=record.id, name="f", kind="folder", secret=record.secret, items=0, size=0)
+    await willow.stop()
+    for number in range(10):
+        link = await dialled(maple, willow, MAIN_ALPN)
+        instance = b"restart%d" % number
+        await link.send_many([greeting(1, instance=instance), encode_message(Offers(offers=(offer,)))])
+        said: list[type] = []
+        with trio.fail_after(WAIT_S):
+            while Hello not in said:
+                said.append(type(decode_message(await link.receive())))
+        # A hello of a share that was not offered is passed over, and both would wait for ever.
+        assert said.index(Offers) < said.index(Hello)
+        await link.aclose()
 
 
 async def test_a_device_removed_while_it_greets_is_not_connected(lab: Lab) -> None:
