@@ -249,6 +249,27 @@ def test_what_destroys_needs_a_yes(
     assert len(backend.calls) == 1
 
 
+def test_approving_asks_on_a_terminal_and_says_what_would_be_carried_out(
+    run: Any, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {**backend.answers["share_list"][0], "state": "held", "reason": "900 of 1,000 items are gone"}
+    backend.answers["share_list"] = [held]
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdin, "readline", lambda: "\n", raising=False)
+    result = run("share", "approve", held["name"])
+    assert result.code == 1
+    assert "900 of 1,000 items are gone" in result.err
+    assert [call[0] for call in backend.calls] == ["share_list"]
+    assert run("share", "approve", held["name"], "--yes").code == 0
+    assert backend.calls[-1][0] == "share_approve"
+
+
+def test_a_device_is_not_renamed_to_nothing(run: Any, backend: Any) -> None:
+    result = run("device", "rename", "desk", " ")
+    assert (result.code, backend.calls) == (2, [])
+    assert "a name that is not empty" in result.err
+
+
 def test_verify_fails_if_anything_is_wrong(run: Any, backend: Any) -> None:
     problem = {"share": "Photos", "item": EVIL, "problem": "content differs"}
     backend.answers["verify"] = {"items": 1, "bytes": 1, "problems": [problem]}
