@@ -39,7 +39,7 @@ class Mutant:
     faults: str
     """Which faults bring it to light."""
     seeds: range
-    """Where it is found, at the latest by the last."""
+    """Of a few that find it, for CI: `--mutant NAME` looks from 0 on."""
     kind: str = "memory"
 
     @contextmanager
@@ -134,36 +134,36 @@ MUTANTS = {
         breaks="knowledge is committed before what it speaks of has come",
         changes=early_knowledge,
         faults="cut,kill,rot,forget,delay",
-        seeds=range(1000),
+        seeds=range(40, 43),
     ),
     "clock-order": Mutant(
         breaks="the later clock wins, even against a write that knew the other",
         changes=clock_order,
         faults="clock,cut",
-        seeds=range(1000),
+        seeds=range(2, 3),
     ),
     "presumptuous": Mutant(
         breaks="a winner claims to know the loser before the loser's bytes are kept (decision 0010)",
         changes=presumptuous,
         faults="cut,delay,hints",
-        seeds=range(1000),
+        seeds=range(4, 6),
     ),
     "reused-numbers": Mutant(
         breaks="after a restore the old actor goes on, with the next number",
         changes=reused_numbers,
         faults="restore,cut",
-        seeds=range(1000),
+        seeds=range(24, 27),
     ),
     "forgetful": Mutant(
         breaks="tombstones are dropped, and nobody notes up to where",
         changes=forgetful,
         faults="forget,cut",
-        seeds=range(1000),
+        seeds=range(86, 89),
     ),
     "blind-exchange": Mutant(
         breaks="what is replaced is not looked at",
         changes=blind_exchange,
         faults="hints,cut,delay",
-        seeds=range(1000),
+        seeds=range(2),
     ),
 }

@@ -90,9 +90,10 @@ class Oracle:
             self.perished.add(claim)
             del self.claims[claim]
         self.displaced.update(claim.value for claim in struck.claims())
-        for claim in struck.claims():
-            if self.deleted.get(claim) == struck.number:
-                del self.deleted[claim]  # the delete was undone before anybody need have heard of it
+        still = {claim for machine in machines for claim in machine.claims()}
+        for claim in [claim for claim, number in self.deleted.items() if number == struck.number]:
+            if claim in still:
+                del self.deleted[claim]  # the delete was undone before everybody had heard of it
 
     def forgive(self, claims: Iterable[Claim]) -> None:
         """Take note of what a device has and cannot know whether it was deleted.

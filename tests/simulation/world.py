@@ -24,7 +24,8 @@ from p2psyncd.errors import StateForked
 __all__ = ["World", "live"]
 
 RECONNECT_S = 1.0
-MESSAGES_MAX = 30_000
+# Five times what the most talkative of some thousand plans sent.
+MESSAGES_MAX = 8_000
 # Retries of all sorts have had their turn by then; giving up a lost content takes 300 s for each device.
 AGREE_S = 4000.0
 LOOK_S = 3.0
