@@ -43,6 +43,8 @@ async def restore(share: RunningShare, key: bytes, version: str | None) -> Resto
 
     def put_back() -> tuple[str, bool]:
         found = history.list(key)
+        if not found and version is None and not os.path.lexists(path):
+            return put_back_tree(history, key), False
         if not found:
             raise NoSuchItem(f"No earlier version of {path} is kept")
         chosen = version if version is not None else found[0].version
@@ -54,6 +56,22 @@ async def restore(share: RunningShare, key: bytes, version: str | None) -> Resto
         chosen, replaced = await share.executor.run(put_back)
     await share.detect()
     return Restored(path=str(path), version=chosen, replaced=replaced)
+
+
+def put_back_tree(history: kept.History, key: bytes) -> str:
+    """Put the newest version of everything that was below a deleted folder back; return the last one's name.
+
+    Raises:
+        NoSuchItem: Nothing of it is kept.
+    """
+    newest: dict[bytes, kept.Version] = {}
+    for one in versions_below(history, key):
+        newest.setdefault(one.key, one)
+    if not newest:
+        raise NoSuchItem(f"No earlier version of {os.fsdecode(key)} is kept, nor of anything below it")
+    for below, one in newest.items():
+        history.restore(below, one.version)
+    return next(iter(newest.values())).version
 
 
 async def verify(shares: Sequence[RunningShare]) -> Verified:

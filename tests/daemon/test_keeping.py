@@ -341,3 +341,26 @@ async def test_databases_of_other_programs_are_not_needed_to_restart(lab: Lab) -
         "share_added",
         "ready",
     ]
+
+
+async def test_a_folder_that_a_peer_deleted_comes_back_with_all_that_was_below_it(
+    two: tuple[Daemon, Daemon],
+) -> None:
+    maple, willow = two
+    here = maple.make("f", z_txt="stays")
+    (here / "d" / "deep").mkdir(parents=True)
+    for name, text in (("d/a.txt", "a"), ("d/deep/b.txt", "b")):
+        (here / name).write_text(text)
+    there = await share(maple, willow)
+    before = tree(there)
+    shutil.rmtree(here / "d")
+    await maple.wait()
+    await willow.wait()
+    assert tree(there) == {"z.txt": "stays"}
+    restored = await willow.backend.restore(str(there / "d"), version=None)
+    assert not restored["replaced"]
+    await willow.wait()
+    await maple.wait()
+    assert tree(here) == tree(there) == before
+    with pytest.raises(NoSuchItem, match="anything below"):
+        await willow.backend.restore(str(there / "never"), version=None)
