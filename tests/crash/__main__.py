@@ -58,6 +58,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="p2pcrash-"))
     try:
         run(options, folder, totals)
+    except KeyboardInterrupt:
+        say("stopped by hand")
     except (TimeoutError, AssertionError, RuntimeError) as error:
         say(f"stopped: {error}")
         totals.violations = totals.violations or [str(error)]
