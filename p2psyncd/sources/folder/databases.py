@@ -110,6 +110,18 @@ def in_use(directory: int, name: bytes) -> bool:
     return bool(mark_of_use(directory, name))
 
 
+def make_durable(directory: int, name: bytes) -> None:
+    """Put what a program has committed so far on the disk: it may not mind, but no peer is to be ahead of this disk."""
+    for one in (name, name + b"-wal"):
+        if status_of(directory, one) is None:
+            continue
+        opened = os.open(one, PLAIN_FLAGS, dir_fd=directory)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 def is_left_over(staging: int, staged: bytes, directory: int, name: bytes) -> bool:
     """Return whether a staged database is to get a name beside which another one's work was left."""
     wal, journal = status_of(directory, name + b"-wal"), status_of(directory, name + b"-journal")
@@ -142,8 +154,13 @@ class Snapshots:
         stem = blake3(key).digest(NAME_BYTES).hex().encode()
         fresh = stem + b".new"
         remove(folder, fresh)
-        if not self.run(directory, name, fresh):
-            remove(folder, fresh)
+        done = False
+        try:
+            done = self.run(directory, name, fresh)
+        finally:
+            if not done:
+                remove(folder, fresh)
+        if not done:
             return None
         content = read_content(folder, fresh)
         if content is None:
@@ -159,7 +176,21 @@ class Snapshots:
     def run(self, directory: int, name: bytes, fresh: bytes) -> bool:
         """Let the program copy; return False where the database is locked."""
         target = os.fsencode(self.root) + b"/" + SNAPSHOTS + b"/" + fresh
-        done = subprocess.run(  # noqa: S603  (this package's own program)
+        make_durable(directory, name)
+        try:
+            done = self.call(directory, name, target)
+        except subprocess.TimeoutExpired as error:
+            raise OSError(errno.ETIMEDOUT, "a snapshot of this database takes too long") from error
+        if done.returncode == 0:
+            return True
+        if done.returncode == os.EX_TEMPFAIL:
+            return False
+        why = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise OSError(errno.EIO, f"SQLite cannot read this database now: {why}")
+
+    def call(self, directory: int, name: bytes, target: bytes) -> subprocess.CompletedProcess[bytes]:
+        """Run the program in the database's folder."""
+        return subprocess.run(  # noqa: S603  (this package's own program)
             [sys.executable, "-I", PROGRAM, name, target],
             cwd=f"/proc/{os.getpid()}/fd/{directory}",
             stdin=subprocess.DEVNULL,
@@ -168,12 +199,6 @@ class Snapshots:
             timeout=SNAPSHOT_S_MAX,
             check=False,
         )
-        if done.returncode == 0:
-            return True
-        if done.returncode == os.EX_TEMPFAIL:
-            return False
-        why = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise OSError(errno.EIO, f"SQLite cannot read this database now: {why}")
 
     def path(self, key: bytes, digest: bytes) -> bytes | None:
         """Return where the snapshot with this content lies, relative to the root; None if it is not kept."""

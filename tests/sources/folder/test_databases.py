@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from p2psyncd.sources.folder import databases
 from p2psyncd.sources.folder.databases import SNAPSHOTS, database_of
 
 # A program of its own, as users' programs are: in one process closing a file drops SQLite's locks on it.
@@ -128,6 +130,28 @@ def test_after_a_restart_the_snapshot_is_taken_again_and_is_the_same(here: Any, 
     here.scan()
     assert here.storage.items[b"notes.db"].item == item
     assert here.contents().keys() == {item.digest}
+
+
+def test_a_snapshot_that_takes_too_long_is_reported_and_the_rest_goes_on(
+    here: Any, notes: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert notes.run("SELECT a FROM t") == "[('first',)]"
+    here.write("other.txt")
+    monkeypatch.setattr(databases, "SNAPSHOT_S_MAX", 0.0)
+    assert [one.draft.key for one in here.scan()] == [b"other.txt"]
+    assert "takes too long" in here.errors[b"notes.db"]
+    assert snapshots(here) == []
+
+
+def test_what_is_announced_of_a_database_in_use_is_on_the_disk_before(
+    here: Any, notes: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert notes.run("SELECT a FROM t") == "[('first',)]"
+    synced: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda one: (synced.append(os.fstat(one).st_ino), real(one)))
+    here.scan()
+    assert here.path("notes.db-wal").stat().st_ino in synced
 
 
 def test_a_change_in_the_wal_points_to_the_database(here: Any, notes: App) -> None:
