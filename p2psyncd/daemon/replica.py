@@ -187,7 +187,12 @@ class Replica:
             if reopened:
                 await self.reopen(reopened)
         # Only a full scan can be deceived by a disk that is not mounted; single deletions were told by events.
-        deleted = [one for one in gone if one.draft.kind is Kind.TOMBSTONE]
+        missing = {one.draft.key for one in gone}
+        deleted = [
+            one
+            for one in gone
+            if one.draft.kind is Kind.TOMBSTONE and not was_told(one.draft.key, dirty.keys & missing)
+        ]
         lost = len(deleted)
         unwatched = self.phase in {Phase.STARTING, Phase.HELD, Phase.ERROR}
         if whole and is_mass_delete(lost, self.totals.items, unwatched=unwatched):
@@ -418,6 +423,13 @@ def count_lost(store: ShareStorage, gone: Sequence[Observation]) -> int:
     files = [item for item in live if item.kind is Kind.FILE]
     moved = sum(any(other.item.key not in keys for other in store.with_digest(item.digest)) for item in files)
     return len(files) - moved if moved else len(live)
+
+
+def was_told(key: bytes, told: frozenset[bytes]) -> bool:
+    """Return whether the deletion of a key, or of a folder that it was in, was told of."""
+    while key and key not in told:
+        key = key.rpartition(b"/")[0]
+    return bool(key)
 
 
 def take(found: Iterator[Finding], most: int) -> list[Finding]:

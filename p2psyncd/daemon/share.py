@@ -293,6 +293,8 @@ class RunningShare:
         Raises:
             ShareHeld: The share is held, so nothing is recorded.
         """
+        # What was told of is no mass deletion that nobody made; it need not be quiet yet.
+        self.hints.add(self.folder.told())
         self.hints.add(EVERYTHING)
         await self.work_off()
         if self.replica.phase is Phase.HELD:

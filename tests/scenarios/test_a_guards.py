@@ -135,3 +135,19 @@ async def test_a37_what_is_deleted_in_front_of_the_running_daemon_is_passed_on_a
     assert await pair.same() == {}
     assert len(pair.kept(0)) == MANY
     assert pair.kept(1) == []
+
+
+async def test_a37_deletions_that_were_told_of_do_not_hold_the_share_of_who_waits_for_them(
+    pair: Group,
+) -> None:
+    here, there = await pair.begin(**many())
+    for number in range(MANY):
+        put(here / "d" / "e" / f"{number}", str(number))
+    await pair.settle()
+    # At once: what the kernel told of them has not been worked off yet.
+    for path in there.glob("*.txt"):
+        path.unlink()
+    shutil.rmtree(there / "d")
+    await pair.daemons[1].wait("f")
+    assert await pair.same() == {}
+    assert contents(here) == {}

@@ -217,6 +217,10 @@ class FolderSource:
         self.ignore.refresh()
         await self.watcher.run(notify, task_status=task_status)
 
+    def told(self) -> Dirty:
+        """Return at once what the watch has been told of so far."""
+        return self.watcher.told(trio.current_time())
+
     # Deciding
     def merge(self, ours: Item, theirs: Item) -> Merged:
         """Decide about two concurrent versions of one key."""

@@ -206,6 +206,13 @@ class Watcher:
             self.rules_changed(hints)
         return hints.dirty()
 
+    def told(self, now_s: float) -> Dirty:
+        """Return at once all that events have told of so far, also what is not quiet yet (that stays due)."""
+        if self.inotify < 0:
+            return Dirty()
+        due = self.round(now_s)
+        return Dirty(keys=due.keys | frozenset(self.window.waiting), subtrees=due.subtrees)
+
     def handle(self, event: Event, hints: Hints, now_s: float) -> None:
         """Turn one event into what is to be looked at, and when."""
         mask = event.mask
