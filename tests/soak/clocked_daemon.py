@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from p2psyncd import main as program
-from p2psyncd.daemon import share
+from p2psyncd.daemon import forgetting, share
 
 # The file is read again after so long.
 LOOK_S = 0.2
@@ -37,4 +37,5 @@ if __name__ == "__main__":
     program.SystemClock = JumpingClock  # type: ignore[misc]
     # Hours are compressed: what happens every ten minutes happens every ten seconds.
     share.HISTORY_FIRST_S, share.HISTORY_S = 1.0, 10.0
+    forgetting.FORGETTING_S = 5.0
     sys.exit(program.main(sys.argv[2:]))
