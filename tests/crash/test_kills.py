@@ -29,7 +29,7 @@ def test_a46_kill_nine_at_the_steps_of_an_apply_leaves_each_file_old_or_new(
     new_rig: NewRig, shim: Path
 ) -> None:
     with new_rig(46, shim) as rig:
-        kill_at_steps(rig, dict.fromkeys(Kind, (True,)), lambda _: None, every=25)
+        kill_at_steps(rig, dict.fromkeys(Kind, (True,)), lambda _: None, every=40)
         assert kill_in_batch(rig, Kind.EXCHANGE, 2, after=False)
         assert set(rig.totals.kills) == {f"kill -9 at every step: {kind.name.lower()}" for kind in Kind}
 
