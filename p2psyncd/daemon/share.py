@@ -294,7 +294,9 @@ class RunningShare:
             ShareHeld: The share is held, so nothing is recorded.
         """
         # What was told of is no mass deletion that nobody made; it need not be quiet yet.
-        self.hints.add(self.folder.told())
+        told = self.folder.told()
+        if told.keys or told.subtrees:
+            self.notice(told)  # whoever asked may go away: then this is nobody else's to look at
         self.hints.add(EVERYTHING)
         await self.work_off()
         if self.replica.phase is Phase.HELD:
