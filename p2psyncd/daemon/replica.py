@@ -333,10 +333,14 @@ class Replica:
         now_s = self.ledger.clock.monotonic_s()
         if incarnation is None or now_s < self.patient_until_s:
             raise StateForked  # again and again: the other device's word is not to be trusted
-        self.patient_until_s = now_s + RENEWAL_S
-        log.warning("actor_renewed share=%s reason=%s", self.share.hex()[:8], why)
+        epoch = self.epoch
 
         def write() -> None:
+            if self.epoch != epoch:
+                return  # another session found out at the same time
+            log.warning("actor_renewed share=%s reason=%s", self.share.hex()[:8], why)
+            # Not before: a session that is cut while it waits for its turn has renewed nothing.
+            self.patient_until_s = now_s + RENEWAL_S
             with self.store.transaction(durable=True):
                 self.ledger.renew(incarnation.mint(), since=incarnation.base)
                 incarnation.renewed()

@@ -8,6 +8,7 @@ from itertools import combinations, pairwise
 
 import pytest
 import trio
+import trio.testing
 from memory import SECRET, Connection, Device
 from trio.testing import MockClock
 
@@ -426,3 +427,17 @@ async def test_what_failed_is_tried_again_though_something_changes_all_the_time(
             await quiet([a, b], connections, limit_s=30)
             nursery.cancel_scope.cancel()
         assert b.source.tree() == a.source.tree()
+
+
+async def test_a_renewal_that_a_cut_session_did_not_come_to_is_made_at_the_next_word(
+    autojump_clock: MockClock,
+) -> None:
+    with devices(1) as (a,):
+        actor = a.replica.standing.actor
+        async with trio.open_nursery() as nursery, a.replica.lock:
+            nursery.start_soon(a.replica.renew, "a session that is cut while it waits for its turn")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert a.replica.standing.actor == actor
+        await a.replica.renew("the next one")
+        assert a.replica.standing.actor != actor

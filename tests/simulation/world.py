@@ -29,6 +29,7 @@ MESSAGES_MAX = 8_000
 # Retries of all sorts have had their turn by then; giving up a lost content takes 300 s for each device.
 AGREE_S = 4000.0
 LOOK_S = 3.0
+MEETINGS_MAX = 3
 YEAR_S = 366 * 86_400
 
 
@@ -408,10 +409,19 @@ class World:
             raise Violation("echo", f"a scan makes traffic\n{self.stand()}")
 
     async def meet_again(self) -> None:
-        """Check that a further meeting is one round trip."""
-        for link in self.links.values():
-            link.drop()
-        await trio.sleep(RECONNECT_S + LOOK_S)
+        """Check that a further meeting is one round trip.
+
+        A copied state may be found out only then: its number was no lower than the last one met. That takes
+        a moment, and then all must be as quiet as before.
+        """
+        for _ in range(MEETINGS_MAX):
+            forked = sum(len(process.troubles) for process in self.running())
+            for link in self.links.values():
+                link.drop()
+            await trio.sleep(RECONNECT_S + LOOK_S)
+            if sum(len(process.troubles) for process in self.running()) == forked:
+                break
+            await self.until_quiet()
         for pair, link in sorted(self.links.items()):
             modes = {self.machines[number].mode for number in pair}
             talk = link.connection.talk if link.connection is not None else None
