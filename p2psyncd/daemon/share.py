@@ -294,11 +294,13 @@ class RunningShare:
             ShareHeld: The share is held, so nothing is recorded.
         """
         # What was told of is no mass deletion that nobody made; it need not be quiet yet.
-        told = self.folder.told()
-        if told.keys or told.subtrees:
-            self.notice(told)  # whoever asked may go away: then this is nobody else's to look at
+        self.hints.add(self.folder.told())
         self.hints.add(EVERYTHING)
-        await self.work_off()
+        try:
+            await self.work_off()
+        except trio.Cancelled:
+            self.hinted.fire()  # who asked went away; what was told of is still to be looked at
+            raise
         if self.replica.phase is Phase.HELD:
             raise ShareHeld(f"{self.record.name}: {self.replica.reason}")
 
