@@ -284,7 +284,7 @@ class Ledger:
         """
         received = Received()
         page = self.page([item.key for item in items])
-        known = self.store.knowledge() if repair and stale else {}
+        known = self.store.knowledge() if stale else {}
         with self.store.transaction(durable=True):
             # Of no others: a peer could make up any number of them.
             writers = {item.dot.actor for item in items}

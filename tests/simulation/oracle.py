@@ -48,7 +48,7 @@ class Oracle:
     """What a user knowingly replaced or deleted at any time."""
     written: Counter[Claim] = field(default_factory=Counter)
     writers: dict[bytes, set[int]] = field(default_factory=dict)
-    """The machines where a name was written."""
+    """The machines where a name was written or changed."""
     displaced: set[bytes] = field(default_factory=set)
     """Values that a disaster may have put under other names than users had put them: taking one away counts for all."""
     perished: set[Claim] = field(default_factory=set)
@@ -74,9 +74,10 @@ class Oracle:
                     del self.claims[other]
         for claim in set(deed.deleted) - unsettled:
             self.deleted[claim] = machine.number
+        for name in sorted({*deed.dirty.keys, *(claim.name for claim in deed.wrote)}):
+            self.writers.setdefault(name, set()).add(machine.number)
         for claim in deed.wrote:
             self.written[claim] += 1
-            self.writers.setdefault(claim.name, set()).add(machine.number)
             # Put back where it was, it may be no write at all: the device may not have looked meanwhile, or
             # never have heard that it was taken away elsewhere.
             if claim not in self.taken:

@@ -441,3 +441,18 @@ async def test_a_renewal_that_a_cut_session_did_not_come_to_is_made_at_the_next_
         assert a.replica.standing.actor == actor
         await a.replica.renew("the next one")
         assert a.replica.standing.actor != actor
+
+
+@pytest.mark.parametrize("repair", [True, False])
+async def test_a_forgotten_delete_does_not_come_back_by_whatever_way_a_stale_device_sends_it(
+    autojump_clock: MockClock, repair: bool
+) -> None:
+    with devices(2) as (a, b):
+        b.source.edit(b"f", b"content")
+        await b.scan()
+        stored = b.store.get(b"f")
+        assert stored is not None
+        await a.replica.commit(b.replica.standing.knowledge, {})  # a knew it, and has not got it
+        received = await a.replica.receive([stored.item], [], repair=repair, stale=True)
+        assert received.gone == [(b"f", stored.item.dot)]
+        assert a.store.get(b"f") is None
