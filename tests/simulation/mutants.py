@@ -21,6 +21,7 @@ from p2psyncd.core.version import Dot
 from p2psyncd.daemon import incarnation, ledger
 from p2psyncd.daemon.ledger import Ledger, Page, Received
 from p2psyncd.daemon.replica import Replica
+from p2psyncd.sources.folder.apply import Batch
 from p2psyncd.sources.source import Outcome
 from p2psyncd.store.share import ShareStore
 from p2psyncd.wire.session import Commit, Session
@@ -129,6 +130,13 @@ def blind_exchange() -> Sequence[Any]:
     return [patch.object(MemorySource, "apply_one", apply_one)]
 
 
+def rename_before_sync() -> Sequence[Any]:
+    def sync_contents(self: Batch, *, few: bool) -> None:
+        """Leave the bytes where a power cut finds them."""
+
+    return [patch.object(Batch, "sync_contents", sync_contents)]
+
+
 MUTANTS = {
     "early-knowledge": Mutant(
         breaks="knowledge is committed before what it speaks of has come",
@@ -165,5 +173,12 @@ MUTANTS = {
         changes=blind_exchange,
         faults="hints,cut,delay",
         seeds=range(2),
+    ),
+    "rename-before-sync": Mutant(
+        breaks="a file gets its name before its bytes are durable",
+        changes=rename_before_sync,
+        faults="power,cut",
+        seeds=range(15, 18),
+        kind="folder",
     ),
 }

@@ -51,6 +51,8 @@ class Oracle:
     """The machines where a name was written or changed."""
     displaced: set[bytes] = field(default_factory=set)
     """Values that a disaster may have put under other names than users had put them: taking one away counts for all."""
+    forgiven: set[Claim] = field(default_factory=set)
+    """What may come back: see `forgive`."""
     perished: set[Claim] = field(default_factory=set)
 
     # On the way
@@ -104,7 +106,7 @@ class Oracle:
         """
         for claim in claims:
             self.deleted.pop(claim, None)
-            self.written[claim] += 1
+            self.forgiven.add(claim)
 
     # In the end
 
@@ -155,6 +157,6 @@ class Oracle:
         lost = sorted(claim for claim in self.claims.keys() - own if claim.value not in values)
         if lost:
             raise Violation("lost", f"{where}: {lost}")
-        back = sorted(c for c in self.deleted if c in there and self.written[c] == 1)
+        back = sorted(c for c in self.deleted.keys() - self.forgiven if c in there and self.written[c] == 1)
         if back:
             raise Violation("back", f"{where}: {back}")

@@ -15,7 +15,7 @@ from memory_kind import MemoryKind, MemoryMachine
 from mutants import MUTANTS
 from oracle import Oracle
 from plan import Plan
-from runner import chosen_faults, run_plan
+from runner import chosen_faults, kind_named, run_plan
 from shrink import shrink
 
 KIND = MemoryKind()
@@ -96,10 +96,10 @@ def test_nothing_is_lost_and_all_agree_in_the_end_when_one_thing_goes_wrong(faul
 @pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_a_broken_engine_is_found_out(name: str) -> None:
     mutant = MUTANTS[name]
-    if mutant.kind != "memory":
-        pytest.skip("it is in the folder source: see test_filesystem")
+    kind, faults = kind_named(mutant.kind), chosen_faults(mutant.faults)
     with mutant.applied():
-        assert any(run_plan(make_plan(seed, KIND, chosen_faults(mutant.faults))) for seed in mutant.seeds)
+        assert any(run_plan(make_plan(seed, kind, faults)) for seed in mutant.seeds)
+    assert not any(run_plan(make_plan(seed, kind, faults)) for seed in mutant.seeds)
 
 
 def test_a_failing_plan_is_cut_down_to_what_it_takes() -> None:
@@ -127,7 +127,7 @@ def test_the_oracle_wants_a_value_until_somebody_takes_it_away_knowingly() -> No
     assert set(oracle.deleted) == {claim}
 
 
-def test_the_oracle_forgoes_what_no_disk_holds_after_a_disaster() -> None:
+async def test_the_oracle_forgoes_what_no_disk_holds_after_a_disaster() -> None:
     oracle, machine = Oracle(), MemoryMachine(0)
     kept, gone = Claim(b"kept", b"a"), Claim(b"gone", b"b")
     oracle.note(machine.operate(("edit", b"a", b"kept", True)), machine, unsettled=set())
