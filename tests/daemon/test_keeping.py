@@ -315,7 +315,7 @@ async def test_who_claims_to_know_writes_we_never_made_makes_us_another_actor(
     actor: ActorId = willow.running("f").replica.standing.actor
     before = willow.running("f").replica.standing.knowledge.get(actor, -1)
     replica = maple.running("f").replica
-    await replica.commit({**replica.standing.knowledge, actor: before + 10**15}, {})
+    await replica.commit({**replica.standing.knowledge, actor: before + 10**16}, {})
     (maple.folder / "f" / "b.txt").write_text("two")
     await maple.backend.share_rescan("f")
     await willow.until(lambda: willow.running("f").replica.standing.actor != actor, "another actor")
