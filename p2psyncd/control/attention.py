@@ -29,6 +29,9 @@ def share_attention(share: ShareStatus) -> Iterator[Attention]:
         case _:
             if reason:
                 yield Attention(message=f"{name}: {reason}", command=None)
+    limited = share.get("limited")
+    if limited:
+        yield Attention(message=f"{name}: {limited['message']}.", command=limited["command"])
     if share["conflicts"]:
         plural = "" if share["conflicts"] == 1 else "s"
         yield Attention(

@@ -132,6 +132,8 @@ class ShareStatus(TypedDict):
     """Content received lately, bytes per second; 0 or absent when nothing moves."""
     rate_items_s: NotRequired[float]
     """Items applied lately, per second."""
+    limited: NotRequired[Attention | None]
+    """Why changes here may be found late, and the command against it."""
 
 
 class Attention(TypedDict):

@@ -81,12 +81,11 @@ def checks(daemon: Supervisor) -> list[Check]:
     found.append(config_check(daemon))
     for share in daemon.shares.all():
         found += share_checks(share.record, share.replica.phase, share.replica.reason)
-        limited = share.folder.limited
         found.append(
             check(
                 f"watching {share.record.name}",
-                limited or "",
-                "Raise it: `sysctl fs.inotify.max_user_watches=1048576`; until then scans find changes",
+                share.folder.limited or "",
+                f"Raise the limit: `{share.folder.limited_command}`; it is noticed within a minute",
                 fine="every folder is watched",
             )
         )

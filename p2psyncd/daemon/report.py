@@ -187,7 +187,14 @@ def share_status(share: RunningShare, mesh: Mesh, rates: tuple[float, float]) ->
         peers=peers,
         rate_items_s=rates[0],
         rate_bytes_s=rates[1],
+        limited=limited_of(share),
     )
+
+
+def limited_of(share: RunningShare) -> Attention | None:
+    """Return why changes of a share may be found late, if they may."""
+    folder = share.folder
+    return Attention(message=folder.limited, command=folder.limited_command) if folder.limited else None
 
 
 def peer_status(state: PeerState) -> PeerStatus:

@@ -146,8 +146,13 @@ class FolderSource:
 
     @property
     def limited(self) -> str | None:
-        """Why not everything is watched (then the caller scans now and then), in words for the user."""
+        """Why not everything is watched (then scans find the rest, a little later), in words for the user."""
         return self.watcher.limited
+
+    @property
+    def limited_command(self) -> str | None:
+        """The command that lets everything be watched; None while everything is."""
+        return self.watcher.limited_command
 
     @property
     def databases_in_use(self) -> list[bytes]:

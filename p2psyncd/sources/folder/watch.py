@@ -4,7 +4,8 @@ This uses watchdog's binding of inotify and not its observers: those watch every
 path, so `.p2psync` too, where each fetched file would raise a handful of events; and they do not
 say when the kernel dropped events. Here directories are watched one by one, without `.p2psync` and
 without what is ignored, and whatever is lost (an overflow, a directory that could not be watched,
-one that came with things in it) becomes a scan of that subtree.
+one that came with things in it) becomes a scan of that subtree: for those that cannot be watched
+because the kernel's limit is reached, once a minute, until they can be.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
+import math
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -70,6 +72,14 @@ IS_DIRECTORY = int(InotifyConstants.IN_ISDIR)
 ENTRIES_CHANGED = CREATE | DELETE | MOVED_FROM | MOVED_TO
 # A file younger than this that is renamed was an editor's or a download's temporary file.
 FRESH_S = 10.0
+# What cannot be watched is scanned so often; by then watches may be free again, or the limit raised.
+UNWATCHED_SCAN_S = 60.0
+# More of them are scanned with everything.
+UNWATCHED_NAMED_MAX = 1000
+WATCHES_SETTING = "fs.inotify.max_user_watches"
+INSTANCES_SETTING = "fs.inotify.max_user_instances"
+# A watch takes about 1 KiB of the kernel's memory, and only once it is used.
+ADVICE = {WATCHES_SETTING: 1_048_576, INSTANCES_SETTING: 1024}
 FRESH_MAX = 4096
 
 
@@ -122,6 +132,12 @@ class Watcher:
         self.ignore = ignore
         self.limited: str | None = None
         """Why not everything is watched, in words for the user; None while everything is."""
+        self.limited_command: str | None = None
+        """The command that raises the limit."""
+        self.unwatched: set[bytes] = set()
+        """Directories that could not be watched for want of watches; nothing below them is, either."""
+        self.again_s = 0.0
+        """When these are tried again, and scanned."""
         self.inotify = -1
         self.keys: dict[int, bytes] = {}
         self.watches: dict[bytes, int] = {}
@@ -140,18 +156,28 @@ class Watcher:
         Raises:
             OSError: The root is not there (any more); start again once it is.
         """
-        self.limited = None
-        if not self.open():
+        self.no_limit()
+        self.unwatched.clear()
+        late = not self.open()
+        if late:
             task_status.started()
-            await trio.sleep_forever()
+            await self.wait_for_instance(notify)
         try:
             await trio.to_thread.run_sync(self.add_tree, b"")
             self.check_root()
             self.generation = self.ignore.generation
-            task_status.started()
+            self.again_s = trio.current_time() + UNWATCHED_SCAN_S
+            if late:
+                notify(Dirty(subtrees=frozenset({b""})))
+            else:
+                task_status.started()
             while True:
                 await self.wait_readable()
-                dirty = self.round(trio.current_time())
+                now_s = trio.current_time()
+                dirty = self.round(now_s)
+                if self.unwatched and now_s >= self.again_s:
+                    self.again_s = now_s + UNWATCHED_SCAN_S
+                    notify(self.try_unwatched())
                 if dirty.keys or dirty.subtrees:
                     notify(dirty)
                 self.check_root()
@@ -166,23 +192,57 @@ class Watcher:
         self.inotify = inotify_init()
         if self.inotify < 0:
             code = ctypes.get_errno()
-            self.limited = (
-                f"watching is not possible ({os.strerror(code)}); raise fs.inotify.max_user_instances"
-            )
+            if self.limited is None:
+                self.limit(
+                    f"its folder cannot be watched ({os.strerror(code)}: {INSTANCES_SETTING}), "
+                    "so changes are found by a scan every minute only",
+                    INSTANCES_SETTING,
+                )
             log.warning("watch_failed root=%r errno=%d", self.root, code)
             return False
         os.set_inheritable(self.inotify, False)  # noqa: FBT003  (os takes it by position)
         os.set_blocking(self.inotify, False)
         return True
 
+    async def wait_for_instance(self, notify: Callable[[Dirty], None]) -> None:
+        """Have everything scanned now and then until there is an inotify instance."""
+        while True:
+            await trio.sleep(UNWATCHED_SCAN_S)
+            if self.open():
+                self.no_limit()
+                return
+            notify(Dirty(subtrees=frozenset({b""})))
+
+    def limit(self, reason: str, setting: str) -> None:
+        """Say why not everything is watched, and which setting of the kernel is in the way."""
+        self.limited = reason
+        self.limited_command = f"sudo sysctl {setting}={ADVICE[setting]}"
+
+    def no_limit(self) -> None:
+        """Note that everything is watched."""
+        self.limited = self.limited_command = None
+
+    def try_unwatched(self) -> Dirty:
+        """Watch what could not be watched before, as far as that is possible now; return what is to be scanned."""
+        dirty = Hints(subtrees=set(self.unwatched)).dirty()
+        for key in sorted(self.unwatched):
+            self.unwatched.discard(key)
+            self.add_tree(key)
+            if key in self.unwatched:
+                break  # still no watches: asking for each of a hundred thousand takes a second
+        if not self.unwatched:
+            self.no_limit()
+            log.info("watch_complete root=%r watched=%d", self.root, len(self.watches))
+        return dirty if len(dirty.subtrees) <= UNWATCHED_NAMED_MAX else Dirty(subtrees=frozenset({b""}))
+
     def check_root(self) -> None:
         """Raise if the root itself is not watched, other than for want of watches."""
-        if b"" not in self.watches and self.limited is None:
+        if b"" not in self.watches and b"" not in self.unwatched:
             raise FileNotFoundError(errno.ENOENT, "the shared folder is gone", os.fsdecode(self.root))
 
     async def wait_readable(self) -> None:
-        """Wait for an event, or until something in the window is due."""
-        with trio.move_on_at(self.window.wake_s):
+        """Wait for an event, or until something in the window is due, or what cannot be watched."""
+        with trio.move_on_at(min(self.window.wake_s, self.again_s if self.unwatched else math.inf)):
             await trio.lowlevel.wait_readable(self.inotify)
 
     def round(self, now_s: float) -> Dirty:
@@ -326,18 +386,25 @@ class Watcher:
             self.watches[key] = watch
             return True
         code = ctypes.get_errno()
-        if code == errno.ENOSPC and self.limited is None:
-            self.limited = (
-                "the limit of watched folders is reached (fs.inotify.max_user_watches); the rest is scanned"
+        if code != errno.ENOSPC:
+            return False
+        self.unwatched.add(key)
+        if self.limited is None:
+            self.limit(
+                f"only some of its folders can be watched (the limit {WATCHES_SETTING} is reached), "
+                "so changes in the others are found by a scan every minute only",
+                WATCHES_SETTING,
             )
             log.warning("watch_limit root=%r watched=%d", self.root, len(self.watches))
         return False
 
     def remove_tree(self, top: bytes) -> None:
         """Stop watching a directory that is gone from its name, and all below it."""
+        below = top + b"/"
+        if self.unwatched:
+            self.unwatched = {key for key in self.unwatched if key != top and not key.startswith(below)}
         if top not in self.watches:
             return
-        below = top + b"/"
         for key in [key for key in self.watches if key == top or key.startswith(below)]:
             watch = self.watches.pop(key)
             if self.keys.get(watch) == key:

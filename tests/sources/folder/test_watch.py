@@ -289,6 +289,49 @@ async def test_a_limit_of_watches_is_told_and_the_rest_goes_on(
     assert "max_user_watches" in here.source.limited
     here.write("f", "x")
     await hearing.until(lambda: b"f" in hearing.keys)
+    # As soon as there are watches again, they are watched, and were scanned once more.
+    monkeypatch.setattr(watch_module, "add_watch", real)
+    assert here.source.watcher.try_unwatched() == Dirty(subtrees=frozenset({b"a", b"b"}))
+    assert here.source.limited is None
+    assert here.source.limited_command is None
+    here.write("b/f", "y")
+    await hearing.until(lambda: b"b/f" in hearing.keys)
+
+
+async def test_what_cannot_be_watched_is_scanned_now_and_then(
+    here: Device, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(inotify: int, path: bytes, mask: int) -> int:
+        del inotify, path, mask
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    monkeypatch.setattr(watch_module, "add_watch", none)
+    monkeypatch.setattr(watch_module, "UNWATCHED_SCAN_S", 0.01)
+    hearing = await watched()
+    await hearing.until(lambda: len(hearing.rounds) > 1)
+    assert set(hearing.rounds) == {Dirty(subtrees=frozenset({b""}))}
+    assert here.source.limited is not None
+
+
+async def test_a_directory_that_cannot_be_watched_is_forgotten_once_it_is_gone(
+    here: Device, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.write("a/b/f", "x")
+    real = watch_module.add_watch
+
+    def limited(inotify: int, path: bytes, mask: int) -> int:
+        if path.endswith(b"/b"):
+            ctypes.set_errno(errno.ENOSPC)
+            return -1
+        return real(inotify, path, mask)
+
+    monkeypatch.setattr(watch_module, "add_watch", limited)
+    hearing = await watched()
+    assert here.source.watcher.unwatched == {b"a/b"}
+    here.path("a").rename(here.path("c"))
+    await hearing.until(lambda: b"c" in hearing.subtrees)
+    assert here.source.watcher.unwatched == {b"c/b"}
 
 
 async def test_without_inotify_the_caller_is_told_to_scan(
@@ -298,10 +341,20 @@ async def test_without_inotify_the_caller_is_told_to_scan(
         ctypes.set_errno(errno.EMFILE)
         return -1
 
+    real = watch_module.inotify_init
     monkeypatch.setattr(watch_module, "inotify_init", none)
-    await watched()
+    monkeypatch.setattr(watch_module, "UNWATCHED_SCAN_S", 0.01)
+    hearing = await watched()
     assert here.source.limited is not None
     assert "max_user_instances" in here.source.limited
+    await hearing.until(lambda: len(hearing.rounds) > 1)
+    assert set(hearing.rounds) == {Dirty(subtrees=frozenset({b""}))}
+    monkeypatch.setattr(watch_module, "inotify_init", real)
+    with trio.fail_after(PATIENCE_S):
+        while here.source.limited is not None or not here.source.watcher.watches:
+            await trio.lowlevel.checkpoint()
+    here.write("f", "x")
+    await hearing.until(lambda: b"f" in hearing.keys)
 
 
 async def test_a_cancelled_watch_can_be_started_again(here: Device) -> None:
