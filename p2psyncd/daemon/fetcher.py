@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import trio
 
+from p2psyncd.core.blocks import RULE
 from p2psyncd.core.ids import DeviceId, ShareId
 from p2psyncd.daemon.applier import Applier, Wanted
 from p2psyncd.daemon.signal import first_of
@@ -215,7 +216,8 @@ class Fetcher:
         def note(digests: list[bytes]) -> None:
             trio.from_thread.run_sync(applier.arrived, digests)
 
-        if not held.has_room(sum(wanted.size for wanted in batch)):
+        # How much of a huge content is no hole is known, and looked at, once its block list has come.
+        if not held.has_room(sum(wanted.size for wanted in batch if not RULE.applies(wanted.size))):
             raise NoRoom("The disk is nearly full; it is fetched when there is room")
         client = ContentClient(sock)
         first = batch[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
+from p2psyncd.core.blocks import RULE, BlockRule, check_block_list, data_blocks
 from p2psyncd.core.ids import ShareId
 from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Pending, Stored
@@ -21,6 +22,8 @@ __all__ = ["CannotStage", "Held", "NoRoom", "Provider", "Sent", "fetch_large", "
 CHUNK_HASH_BYTES = 16
 # Tell the applier after this many small contents, so that applying overlaps with fetching.
 STAGED_PER_NOTE = 250
+# A block of ours is compared in memory. Those of files above 64 TiB are larger: these are fetched whole.
+COMPARED_BYTES_MAX = 64 * 1024 * 1024
 
 
 class CannotStage(Exception):
@@ -136,6 +139,10 @@ class KeptWriter:
             self.writer.write_at(offset, data)
         except OSError as error:
             raise CannotStage(error.strerror or str(error)) from error
+
+    def leave_zeros(self, end: int) -> None:
+        """Note that there are only zeros up to `end`."""
+        self.writer.leave_zeros(end)
 
     def commit(self) -> None:
         """Verify the whole and stage it; CannotStage if that fails."""
@@ -280,13 +287,79 @@ def plan_ranges(
         reader.close()
 
 
+def same_block(reader: ContentReader, offset: int, length: int, digest: bytes) -> bytes | None:
+    """Return a block of our base that is the wanted one; None if it is another."""
+    if length > COMPARED_BYTES_MAX or offset + length > reader.size:
+        return None
+    try:
+        data = reader.read_at(offset, length)
+    except OSError:
+        return None  # the base shrank under our hands
+    return data if blake3(data).digest() == digest else None
+
+
+def plan_blocks(
+    client: ContentClient,
+    share: ShareId,
+    digest: bytes,
+    *,
+    size: int,
+    held: Held,
+    base: Stored | None,
+    writer: ContentWriter,
+    rule: BlockRule,
+) -> list[tuple[int, int]] | None:
+    """Take what this device has of a huge content; return the ranges to fetch, none of them zeros.
+
+    A block is looked for where it will be, in the file that is to be replaced. None: the peer has not got the content.
+    """
+    packed = client.chunk_list(share, digest, size)
+    if packed is None:
+        return None
+    check_block_list(size, packed, digest, rule)
+    begun = writer.resume_at
+    # What is written, not the size: a terabyte of holes needs no room. Blocks of our base are copied, and do.
+    lacking = sum(
+        min(length, at + length - begun)
+        for at, length, _ in data_blocks(size, packed, rule)
+        if at + length > begun
+    )
+    if not held.has_room(lacking):
+        raise NoRoom("The disk is nearly full; it is fetched when there is room")
+    reader = held.source.reader(base) if base is not None and not begun else None
+    ranges: list[tuple[int, int]] = []
+    try:
+        for at, length, block_digest in data_blocks(size, packed, rule):
+            first, end = max(at, begun), at + length
+            if first >= end:
+                continue
+            data = None if reader is None else same_block(reader, at, length, block_digest)
+            if data is not None:
+                writer.write_at(at, data)
+            elif ranges and sum(ranges[-1]) == first:
+                ranges[-1] = (ranges[-1][0], end - ranges[-1][0])
+            else:
+                ranges.append((first, end - first))
+    finally:
+        if reader is not None:
+            reader.close()
+    return ranges
+
+
 def fetch_large(
-    client: ContentClient, share: ShareId, digest: bytes, *, size: int, held: Held, pending: Sequence[Pending]
+    client: ContentClient,
+    share: ShareId,
+    digest: bytes,
+    *,
+    size: int,
+    held: Held,
+    pending: Sequence[Pending],
+    rule: BlockRule = RULE,
 ) -> bool:
     """Fetch one large content into staging; return whether the peer has got it.
 
     Only chunks travel that the file to be replaced has not, and of a transfer that broke off only the
-    rest. The whole is verified before it counts.
+    rest. The whole is verified before it counts. Of a huge one, no zeros travel.
 
     Raises:
         CannotStage: It cannot be written here.
@@ -298,17 +371,25 @@ def fetch_large(
         raise CannotStage(error.strerror or str(error)) from error
     done = False
     try:
+        base = base_of(pending)
         ranges: list[tuple[int, int]] | None = [(writer.resume_at, size - writer.resume_at)]
-        if not writer.resume_at:
-            ranges = plan_ranges(
-                client, share, digest, size=size, held=held, base=base_of(pending), writer=writer
+        huge = rule.applies(size)
+        if huge:
+            ranges = plan_blocks(
+                client, share, digest, size=size, held=held, base=base, writer=writer, rule=rule
             )
+        elif not writer.resume_at:
+            ranges = plan_ranges(client, share, digest, size=size, held=held, base=base, writer=writer)
         if ranges is not None:
             missing = sum(length for _, length in ranges)
             for offset, data in client.ranges(share, digest, ranges):
+                if huge:
+                    writer.leave_zeros(offset)
                 writer.write_at(offset, data)
                 missing -= len(data)
             if missing == 0:
+                if huge:
+                    writer.leave_zeros(size)
                 writer.commit()
                 done = True
     except RemoteProtocolError:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from p2psyncd.core.blocks import BLOCK_ENTRY_BYTES, RULE
 from p2psyncd.core.ids import ShareId
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.wire.content import (
@@ -32,7 +33,7 @@ from p2psyncd.wire.content import (
 __all__ = ["ContentClient", "ContentProvider", "Readable", "serve_waiting"]
 
 LENGTH_BYTES = 4
-# A chunk list of 64 MiB describes a file of about 200 GiB.
+# Lists of chunks are for files up to `RULE.above_bytes` and take 20 MiB at most, lists of blocks 40 MiB.
 CHUNK_ANSWER_BYTES_MAX = 65 * 1024 * 1024
 # Chunks are no smaller than this, but for a file's last.
 CHUNK_BYTES_MIN = 16 * 1024
@@ -46,6 +47,11 @@ RANGE_STEP_BYTES = 1024 * 1024
 REQUESTS_UNDER_WAY = 2
 # A request stays small enough that the answer begins to flow at once.
 BLOBS_PER_REQUEST = min(256, BLOBS_ASKED_MAX)
+# A fourth of what an answering side takes; about 300 KB.
+RANGES_PER_REQUEST = 16_384
+# A list that is on record no more is made anew while we wait. Slower than any disk that holds huge files.
+LISTED_BYTES_S = 50_000_000
+LISTING_S_MAX = 86_400
 
 
 class Readable(Protocol):
@@ -152,14 +158,25 @@ class ContentClient:
     def chunk_list(self, share: ShareId, digest: bytes, size: int) -> bytes | None:
         """Return the packed chunk list of a large content of so many bytes; None where the peer has not got it.
 
+        Of a huge one it is the block list, which the caller checks.
+
         Raises:
             RemoteProtocolError: It is none, or longer than that of such a content can be.
             OSError: The connection broke.
         """
         send_frame(self.sock, ChunkRequest(share, digest).encode())
-        chunks_max = size // CHUNK_BYTES_MIN + 1
-        most = min(CHUNK_ANSWER_BYTES_MAX, CHUNK_ANSWER_BYTES_LEAST + CHUNK_ENTRY_BYTES * chunks_max)
-        return ChunkAnswer.decode(receive_frame(self.sock, most)).chunks
+        if RULE.applies(size):
+            list_bytes_max = BLOCK_ENTRY_BYTES * RULE.blocks(size)
+        else:
+            list_bytes_max = CHUNK_ENTRY_BYTES * (size // CHUNK_BYTES_MIN + 1)
+        most = min(CHUNK_ANSWER_BYTES_MAX, CHUNK_ANSWER_BYTES_LEAST + list_bytes_max)
+        patience_s = self.sock.gettimeout()
+        if patience_s is not None:
+            self.sock.settimeout(patience_s + min(size / LISTED_BYTES_S, LISTING_S_MAX))
+        try:
+            return ChunkAnswer.decode(receive_frame(self.sock, most)).chunks
+        finally:
+            self.sock.settimeout(patience_s)
 
     def ranges(
         self, share: ShareId, digest: bytes, ranges: Sequence[tuple[int, int]]
@@ -168,9 +185,11 @@ class ContentClient:
 
         Ends early, after whole steps, where the peer has not got it (any more).
         """
-        send_frame(self.sock, RangeRequest(share, digest, tuple(ranges)).encode())
         buffer = memoryview(bytearray(RANGE_STEP_BYTES))
-        for offset, length in ranges:
+        for number, (offset, length) in enumerate(ranges):
+            if number % RANGES_PER_REQUEST == 0:
+                some = tuple(ranges[number : number + RANGES_PER_REQUEST])
+                send_frame(self.sock, RangeRequest(share, digest, some).encode())
             at = 0
             while at < length:
                 step = min(RANGE_STEP_BYTES, length - at)

@@ -156,6 +156,10 @@ class ContentWriter(Protocol):
         """Write bytes at an offset."""
         ...
 
+    def leave_zeros(self, end: int) -> None:
+        """Note that from the furthest piece to `end` there are only zeros, which need not be written."""
+        ...
+
     def commit(self) -> None:
         """Verify the whole content against its digest and size, and make it known as staged.
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from blake3 import blake3
 
+from p2psyncd.core.blocks import BlockList, BlockRule, digest_of_block_list
 from p2psyncd.core.ids import ActorId, ShareId
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.core.version import Dot
 from p2psyncd.daemon.transfer import (
     CHUNK_HASH_BYTES,
+    COMPARED_BYTES_MAX,
     CannotStage,
     Held,
+    NoRoom,
     Provider,
     Sent,
     fetch_large,
     fetch_small,
+    same_block,
 )
 from p2psyncd.errors import RemoteProtocolError
 
@@ -72,10 +77,14 @@ class Writer:
         self.fails = fails
         self.ended = ""
         self.resume_at = 0
+        self.left: list[int] = []
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         self.fail("write")
         self.content[offset : offset + len(data)] = data
+
+    def leave_zeros(self, end: int) -> None:
+        self.left.append(end)
 
     def commit(self) -> None:
         self.fail("commit")
@@ -263,3 +272,120 @@ def test_a_peer_is_given_only_what_is_of_its_shares_and_that_is_counted() -> Non
     assert noted.chunk_list(SHARE, digest) == b"noted"
     assert noted.open(SHARE, digest) is None
     assert sent.items == 1
+
+
+HUGE = BlockRule(above_bytes=10, block_bytes_min=4, blocks_max=1000)
+ZERO_BLOCK = bytes(4)
+
+
+def block_list(content: bytes) -> bytes:
+    """Return the block list of a content that is huge by `HUGE`."""
+    made = BlockList()
+    for at in range(0, len(content), 4):
+        block = content[at : at + 4]
+        if block.strip(b"\0"):
+            made.add_data(blake3(block).digest())
+        else:
+            made.add_zeros(1)
+    return made.packed()
+
+
+def fetch_huge(
+    peer: Peer,
+    folder: Folder,
+    content: bytes,
+    *,
+    room: int = 1000,
+    size: int | None = None,
+    listed: bytes | None = None,
+) -> bool:
+    """Fetch a content that is huge by `HUGE`."""
+    size = len(content) if size is None else size
+    return fetch_large(
+        peer,  # type: ignore[arg-type]
+        SHARE,
+        digest_of_block_list(size, block_list(content) if listed is None else listed),
+        size=size,
+        held=replace(held(folder), has_room=lambda wanted: wanted <= room),
+        pending=[Pending(item=stored(content).item, base=stored(OLD))],
+        rule=HUGE,
+    )
+
+
+SPARSE = ZERO_BLOCK * 3 + b"data" + b"more" + ZERO_BLOCK * 20 + b"end!" + ZERO_BLOCK + b"\0\0"
+
+
+def test_of_a_huge_content_no_zeros_are_asked_for_and_no_room_is_needed_for_them() -> None:
+    peer, folder = Peer(SPARSE, block_list(SPARSE)), Folder(None)
+    assert fetch_huge(peer, folder, SPARSE, room=12)
+    assert peer.asked == [(12, 8), (100, 4)]
+    assert bytes(folder.writers[0].content) == SPARSE
+    assert folder.writers[0].left == [12, 100, len(SPARSE)]
+    assert folder.writers[0].ended == "committed"
+
+
+def test_a_huge_content_without_data_is_not_asked_for_at_all() -> None:
+    empty = bytes(50)
+    peer, folder = Peer(empty, block_list(empty)), Folder(None)
+    assert fetch_huge(peer, folder, empty, room=0)
+    assert peer.asked == []
+    assert folder.writers[0].left == [50]
+    assert folder.writers[0].ended == "committed"
+
+
+def test_blocks_that_the_base_has_at_the_same_place_are_not_asked_for() -> None:
+    new = b"aaaa" + b"XXXX" + b"cccc" + b"Y" * 4
+    peer, base = Peer(new, block_list(new)), Reader(b"aaaabbbbccccd")
+    folder = Folder(base)
+    assert fetch_huge(peer, folder, new)
+    assert peer.asked == [(4, 4), (12, 4)]
+    assert bytes(folder.writers[0].content) == new
+    assert base.closed
+
+
+def test_a_base_that_shrank_is_no_base() -> None:
+    new = b"aaaabbbbccccdddd"
+    peer = Peer(new, block_list(new))
+    assert fetch_huge(peer, Folder(Reader(new, shrunk=True)), new)
+    assert peer.asked == [(0, 16)]
+
+
+def test_of_a_huge_transfer_that_broke_off_only_the_rest_comes() -> None:
+    peer, folder = Peer(SPARSE, block_list(SPARSE)), Folder(Reader(SPARSE))
+    folder.resume_at = 14
+    assert fetch_huge(peer, folder, SPARSE, room=10)
+    assert peer.asked == [(14, 6), (100, 4)]
+
+
+def test_a_huge_content_that_has_no_room_waits_for_it() -> None:
+    peer, folder = Peer(SPARSE, block_list(SPARSE)), Folder(None)
+    with pytest.raises(NoRoom):
+        fetch_huge(peer, folder, SPARSE, room=11)
+    assert peer.asked == []
+    assert folder.writers[0].ended == "suspended"
+
+
+def test_a_peer_that_has_not_got_a_huge_content_is_believed() -> None:
+    folder = Folder(None)
+    assert not fetch_huge(Peer(None, None), folder, SPARSE)
+    assert not fetch_huge(Peer(None, block_list(SPARSE)), folder, SPARSE)
+    assert [writer.ended for writer in folder.writers] == ["suspended", "suspended"]
+
+
+@pytest.mark.parametrize("listed", [block_list(SPARSE), b"x" * 40, bytes(32) + b"\xff" * 8, b""])
+def test_a_hostile_block_list_is_refused_before_anything_is_asked_for(listed: bytes) -> None:
+    peer, folder = Peer(NEW, listed), Folder(None)
+    with pytest.raises(RemoteProtocolError):
+        fetch_huge(peer, folder, NEW)
+    # Nor if whoever announced the file made its digest of just that list.
+    with pytest.raises(RemoteProtocolError):
+        fetch_huge(peer, folder, NEW, listed=listed)
+    assert peer.asked == []
+    assert [writer.ended for writer in folder.writers] == ["abandoned", "abandoned"]
+
+
+def test_a_block_too_large_for_memory_is_not_compared() -> None:
+    base = Reader(b"")
+    base.size = 2 * COMPARED_BYTES_MAX
+    assert same_block(base, 0, COMPARED_BYTES_MAX + 1, blake3(b"").digest()) is None
+    assert same_block(base, 0, COMPARED_BYTES_MAX, blake3(b"").digest()) == b""

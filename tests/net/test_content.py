@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from p2psyncd.core.ids import ShareId
 from p2psyncd.errors import RemoteProtocolError
-from p2psyncd.net.content import ContentClient, Readable, serve_waiting
+from p2psyncd.net.content import RANGES_PER_REQUEST, ContentClient, Readable, serve_waiting
 from p2psyncd.wire.content import (
     BlobAnswer,
     BlobRequest,
@@ -144,6 +144,19 @@ def test_ranges_come_in_order_and_whole(client: ContentClient) -> None:
     assert parts == [(10, 1_048_576), (1_048_586, 1_048_576), (2_097_162, 402_848), (2_999_999, 1)]
 
 
+def test_more_ranges_than_fit_a_request_come_in_order_and_whole(client: ContentClient) -> None:
+    ranges = [(n * 100 % 2_000_000, 3) for n in range(2 * RANGES_PER_REQUEST + 7)]
+    got = [(offset, len(part)) for offset, part in client.ranges(SHARE, digest(b"z" * 3_000_000), ranges)]
+    assert got == ranges
+    assert list(client.ranges(SHARE, digest(b"z" * 3_000_000), [])) == []
+
+
+def test_the_list_of_a_content_of_any_size_can_be_waited_for(client: ContentClient) -> None:
+    patience = client.sock.gettimeout()
+    assert client.chunk_list(SHARE, digest(b"z" * 3_000_000), 2**63 - 1) == b"c" * 20
+    assert client.sock.gettimeout() == patience
+
+
 def test_ranges_end_early_when_the_file_shrank(client: ContentClient, shelf: Shelf) -> None:
     wanted = digest(b"z" * 3_000_000)
     shelf.readers[wanted].data = b"z" * 1_500_000
@@ -216,7 +229,10 @@ def test_an_answer_that_brings_nothing_and_does_not_end_is_refused() -> None:
             next(ContentClient(ours).blobs(SHARE, [digest(b"x")]))  # type: ignore[arg-type]  # a plain socket
 
 
-@pytest.mark.parametrize(("size", "chunks"), [(300_000, 40), (300_000, 1_000_000), (0, 1000)])
+@pytest.mark.parametrize(
+    ("size", "chunks"),
+    [(300_000, 40), (300_000, 1_000_000), (0, 1000), (17 * 1024**3, 40_000), (2**62, 3_000_000)],
+)
 def test_a_chunk_list_longer_than_its_content_can_have_is_not_read(size: int, chunks: int) -> None:
     ours, theirs = pair()
     with ours, theirs:

@@ -23,6 +23,7 @@ __all__ = [
     "Directories",
     "copy_content",
     "exchange",
+    "next_data",
     "open_beneath",
     "open_root",
     "rename_new",

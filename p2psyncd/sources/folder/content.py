@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from blake3 import blake3
 from pyfastcdc import FastCDC
 
+from p2psyncd.core.blocks import RULE, BlockRule, digest_of_block_list
+from p2psyncd.sources.folder.blocks import read_block_list
+
 __all__ = [
     "CHUNKED_BYTES_MIN",
     "EMPTY_DIGEST",
@@ -40,7 +43,7 @@ class Content:
 
     digest: bytes
     chunks: bytes
-    """Packed chunk list; empty for files up to `CHUNKED_BYTES_MIN`."""
+    """Packed chunk list, of a huge file its block list; empty for files up to `CHUNKED_BYTES_MIN`."""
     status: os.stat_result
     """The file's status before and after reading."""
 
@@ -67,14 +70,21 @@ def digest_of(data: bytes) -> bytes:
 EMPTY_DIGEST = digest_of(b"")
 
 
-def digest_of_descriptor(descriptor: int, offset: int = 0, hasher: blake3 | None = None) -> tuple[bytes, int]:
-    """Return the digest of a file, and how many bytes were hashed.
+def digest_of_descriptor(
+    descriptor: int, offset: int = 0, hasher: blake3 | None = None, *, rule: BlockRule = RULE
+) -> tuple[bytes, int]:
+    """Return the digest of a file, and its size as far as it was read.
 
     Args:
         descriptor: The opened file.
-        offset: Where to begin.
+        offset: Where to begin; a huge file is read from its start all the same.
         hasher: Holds what came before `offset`.
+        rule: Which files are huge.
     """
+    size = os.fstat(descriptor).st_size
+    if rule.applies(size):
+        packed, size = read_block_list(descriptor, size, rule)
+        return digest_of_block_list(size, packed), size
     hasher = hasher or blake3()
     while data := os.pread(descriptor, READ_BYTES, offset):
         hasher.update(data)
@@ -87,8 +97,12 @@ def pack_chunk(data: memoryview | bytes) -> bytes:
     return CHUNK.pack(blake3(data).digest(CHUNK_DIGEST_BYTES), len(data))
 
 
-def digest_and_chunks(descriptor: int) -> tuple[bytes, bytes, int]:
-    """Return digest, packed chunk list and size of a large file, reading it once."""
+def digest_and_chunks(descriptor: int, rule: BlockRule = RULE) -> tuple[bytes, bytes, int]:
+    """Return digest, packed chunk list (or block list) and size of a large file, reading it once."""
+    size = os.fstat(descriptor).st_size
+    if rule.applies(size):
+        packed, size = read_block_list(descriptor, size, rule)
+        return digest_of_block_list(size, packed), packed, size
     hasher = blake3()
     entries = []
     size = 0
@@ -109,12 +123,13 @@ def unchanged(before: os.stat_result, after: os.stat_result) -> bool:
     )
 
 
-def read_content(directory: int, name: bytes) -> Content | None:
+def read_content(directory: int, name: bytes, rule: BlockRule = RULE) -> Content | None:
     """Read a regular file.
 
     Args:
         directory: Descriptor of its directory.
         name: Its name there.
+        rule: Which files are huge.
 
     Returns:
         None where it kept changing, or is no regular file any more: it is to be looked at again.
@@ -133,7 +148,7 @@ def read_content(directory: int, name: bytes) -> Content | None:
                 data = os.read(descriptor, size + 1)
                 digest, chunks, got = blake3(data).digest(), b"", len(data)
             else:
-                digest, chunks, got = digest_and_chunks(descriptor)
+                digest, chunks, got = digest_and_chunks(descriptor, rule)
             after = os.fstat(descriptor)
             if got == size and unchanged(status, after):
                 return Content(digest, chunks, after)

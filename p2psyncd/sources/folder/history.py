@@ -234,7 +234,8 @@ class History:
             for path, status in walk(directories, HISTORY):
                 version = os.fsdecode(path).rsplit("~", 2)
                 replaced_us = parse_version("~".join(version[-2:])) or status.st_ctime_ns // 1000
-                kept.append((replaced_us, path, status.st_size))
+                # Of a sparse file, what it takes: an image of a terabyte would push out all else.
+                kept.append((replaced_us, path, min(status.st_size, status.st_blocks * STAT_BLOCK_BYTES)))
             kept.sort(reverse=True)
             total = 0
             left = 0
@@ -251,6 +252,8 @@ class History:
 
 
 LOCAL_ACTOR = ActorId(b"\0" * ACTOR_ID_BYTES)
+# What `st_blocks` counts, whatever a file system's own blocks are.
+STAT_BLOCK_BYTES = 512
 
 
 def entries_of(directory: int) -> Iterator[tuple[bytes, os.stat_result]]:

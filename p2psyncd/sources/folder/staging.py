@@ -16,6 +16,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from p2psyncd.core.blocks import RULE, BlockRule
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.sources.folder.beneath import copy_content
 from p2psyncd.sources.folder.content import EMPTY_DIGEST, digest_of, digest_of_descriptor
@@ -52,10 +53,11 @@ def is_hole(data: bytes | memoryview) -> bool:
 class StagedWriter:
     """Content that comes piece by piece; used by one thread at a time."""
 
-    def __init__(self, staging: Staging, digest: bytes, size: int) -> None:
+    def __init__(self, staging: Staging, digest: bytes, size: int, rule: BlockRule = RULE) -> None:
         self.staging = staging
         self.digest = digest
         self.size = size
+        self.rule = rule
         self.name = staging.fresh_name(b".new")
         self.descriptor = staging.reopen_part(digest, self.name)
         self.resume_at = 0
@@ -67,7 +69,8 @@ class StagedWriter:
         self.hasher = blake3()
         self.hashed = 0
         """Bytes from the start that are in `hasher`: pieces mostly come in order, so they are read once."""
-        self.in_order = True
+        self.in_order = not rule.applies(size)
+        """Whether `hasher` is of use: a huge file's digest is not that of its bytes one after the other."""
         self.gapless = True
         """Whether every piece so far began where the one before ended: then what is here can be resumed."""
         self.written = self.resume_at
@@ -94,6 +97,16 @@ class StagedWriter:
             self.in_order = False
         self.gapless = self.gapless and offset == before
 
+    def leave_zeros(self, end: int) -> None:
+        """Note that from the furthest piece to `end` there are only zeros: a hole, which need not be written.
+
+        Raises:
+            RemoteProtocolError: They lie beyond the content's size.
+        """
+        if end > self.size:
+            raise RemoteProtocolError("A part of a content lies beyond its end")
+        self.written = max(self.written, end)
+
     def commit(self) -> None:
         """Verify the whole and make it known as staged.
 
@@ -116,7 +129,7 @@ class StagedWriter:
             self.hasher, self.hashed = blake3(), 0
         if os.fstat(self.descriptor).st_size < self.written:
             os.ftruncate(self.descriptor, self.written)  # it ends in a hole
-        digest, size = digest_of_descriptor(self.descriptor, self.hashed, self.hasher)
+        digest, size = digest_of_descriptor(self.descriptor, self.hashed, self.hasher, rule=self.rule)
         if digest != self.digest or size != self.size:
             raise RemoteProtocolError("A content came that is not what its digest says")
 

@@ -134,6 +134,17 @@ def test_history_keeps_to_its_limits(here: Device) -> None:
     assert here.source.prune(0) == 200
 
 
+def test_a_sparse_file_counts_as_what_it_takes(here: Device) -> None:
+    here.source.history.limits = HistoryLimits(days=30, share_percent=10, bytes_min=1_000_000)
+    put_away(here, "old", b"x" * 1000)
+    here.clock.ahead_us += 2_000_000
+    slot = put_away(here, "image", b"head" * 2000)
+    os.truncate(here.root / os.fsdecode(slot), 10**12)
+    assert here.source.prune(1000) < 100_000
+    for name in ("old", "image"):
+        assert len(here.source.history.list(name.encode())) == 1
+
+
 def test_a_small_share_keeps_a_hundred_megabytes(here: Device) -> None:
     put_away(here, "f", b"x" * 1000)
     assert here.source.prune(10) == 1000
