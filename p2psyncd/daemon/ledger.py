@@ -309,12 +309,15 @@ class Ledger:
         ours = stored.item
         if ours.dot == item.dot:
             return
-        if ours.covers(item.dot):
+        # Two versions that each claim to know the other are a liar's: two honest devices that hold one each would
+        # answer each other with theirs for ever. They are settled as what they are, concurrent.
+        newer, older = item.covers(ours.dot), ours.covers(item.dot)
+        if older and not newer:
             if repair:
                 received.answers.append(ours)
             return
         base = page.applied(item.key)
-        if item.covers(ours.dot):
+        if newer and not older:
             self.take_newer(page, item, base)
         elif not self.merge(page, Stored(item=ours, state=stored.state), item, base=base):
             received.deferred.append(item)

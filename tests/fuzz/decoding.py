@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import random
 import tracemalloc
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from targets import TARGETS, Target, feed
 
+from p2psyncd.daemon.memory import give_back
 from p2psyncd.errors import RemoteProtocolError
 
 __all__ = ["Totals", "resident_bytes", "run_decoders"]
@@ -35,7 +37,9 @@ class Totals:
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process holds now."""
+    """Return the memory that this process holds now, what is free within it given back."""
+    gc.collect()
+    give_back()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 

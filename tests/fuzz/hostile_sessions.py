@@ -8,6 +8,7 @@ with us on everything, both ways.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ import cbor2
 import corpus
 import trio
 from blake3 import blake3
+from decoding import HANG_S
 from memory import SHARE, Connection, Device, Events, MemoryLink, MemorySource, Node
 from mutations import mutate_bytes, mutate_value
 from trio.testing import MockClock
@@ -363,12 +365,15 @@ def run_sessions(count: int, seed: int) -> SessionTotals:
     totals = SessionTotals()
     for number in range(count):
         mark = f"{seed}/{number}"
+        # Two that answer each other for ever do so without a moment of virtual time.
+        faulthandler.dump_traceback_later(HANG_S, exit=True)
         try:
             run_one(mark, totals, on_disk=number % FOLDER_EVERY == 0)
         except BaseException as error:
             error.add_note(f"session {mark}")
             raise
         totals.sessions += 1
+    faulthandler.cancel_dump_traceback_later()
     return totals
 
 

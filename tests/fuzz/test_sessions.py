@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import trio
-from hostile_sessions import Ours, run_sessions
+from hostile_sessions import Ours, agree, run_sessions
+from memory import Connection
 from trio.testing import MockClock
 
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Item, Kind
-from p2psyncd.core.version import Dot
+from p2psyncd.core.version import Dot, pack_vector
 from p2psyncd.sources.folder.attributes import Attributes, encode
 
 SESSIONS_IN_CI = 120
@@ -51,3 +52,34 @@ async def test_folders_as_deep_in_one_another_as_a_path_goes_are_made(autojump_c
         assert keys[-1] in ours.source.nodes
         nursery.cancel_scope.cancel()
     ours.close()
+
+
+async def test_two_versions_that_each_claim_to_know_the_other_are_settled(autojump_clock: MockClock) -> None:
+    """A liar gives one to each of two honest devices, which then answered each other with theirs for ever."""
+    del autojump_clock
+    liar, other = ActorId(b"liar...."), ActorId(b"liar too")
+
+    def item(actor: ActorId, seq: int, knows: tuple[ActorId, int]) -> Item:
+        return Item(
+            key=b"k",
+            kind=Kind.DIRECTORY,
+            digest=b"",
+            size=0,
+            meta=encode(Attributes(mode=0o700 + seq, mtime_ns=seq)),
+            dot=Dot(actor, seq),
+            vector=pack_vector(dict([knows])),
+            hlc=seq,
+        )
+
+    one, two = Ours(1), Ours(2)
+    await one.replica.receive([item(liar, 5, (other, 8))], (), repair=False)
+    await two.replica.receive([item(other, 7, (liar, 6))], (), repair=False)
+    connection = Connection(one, two)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        await trio.sleep(60)
+        assert agree(one, two)
+        assert len(connection.a_to_b.messages) + len(connection.b_to_a.messages) < 100
+        nursery.cancel_scope.cancel()
+    one.close()
+    two.close()
