@@ -213,12 +213,16 @@ class ShareStorage(Protocol):
         """Set what K says of an actor back (-1: to nothing): what it claimed above that is not true."""
         ...
 
-    def last_boot(self, actor: ActorId) -> tuple[int, bytes] | None:
-        """Return number and nonce of the last opening of an actor's state that was met."""
+    def last_boot(self, actor: ActorId) -> tuple[int, bytes, int] | None:
+        """Return number and nonce of the last opening of an actor's state that was met, and what was known then."""
         ...
 
     def note_boot(self, actor: ActorId, number: int, nonce: bytes) -> None:
-        """Remember an opening of an actor's state."""
+        """Remember an opening of an actor's state, and what is known of the actor now."""
+        ...
+
+    def note_contact(self, actor: ActorId) -> None:
+        """Remember what is known now of an actor that this replica is in contact with."""
         ...
 
     def next_seq(self, now_us: int, count: int = 1) -> int:

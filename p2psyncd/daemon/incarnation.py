@@ -97,13 +97,14 @@ def begin(
     last = store.setting(BOOT)
     why = doubt(store, source.witness(), place) if last else ""
     number = int.from_bytes(last[:NUMBER_BYTES], "big") if last else 0
-    now = Boot(number=number + 1, nonce=entropy(NONCE_BYTES))
     with store.transaction(durable=True):
         if why:
             log.warning("actor_renewed reason=%s", why)
             store.renew_actor(mint())
+        written = store.knowledge().get(store.actor(), -1)
+        now = Boot(number=number + 1, nonce=entropy(NONCE_BYTES), started=written + 1)
         if why or not last or store.setting(ACKNOWLEDGED):
-            store.set_setting(BASE, b"%d" % store.knowledge().get(store.actor(), -1))
+            store.set_setting(BASE, b"%d" % written)
         store.set_setting(ACKNOWLEDGED, b"")
         store.set_setting(BOOT, packed(now))
         store.set_setting(PLACE, place.identity)

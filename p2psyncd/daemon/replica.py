@@ -281,9 +281,18 @@ class Replica:
         log.info("deleted_while_away share=%s count=%d", self.share.hex()[:8], len(entries))
         return await self.step(lambda: self.ledger.bury(entries))
 
-    async def commit(self, knowledge: Knowledge, forgotten: Knowledge) -> None:
-        """Join knowledge into ours, and the peer's G."""
-        await self.step(lambda: self.store.commit_knowledge(knowledge, forgotten))
+    async def commit(
+        self, knowledge: Knowledge, forgotten: Knowledge, contact: ActorId | None = None
+    ) -> None:
+        """Join knowledge into ours, and the peer's G; `contact` is the peer's actor."""
+
+        def write() -> None:
+            with self.store.transaction(durable=True):
+                self.store.commit_knowledge(knowledge, forgotten)
+                if contact is not None:
+                    self.store.note_contact(contact)
+
+        await self.step(write)
 
     # Older states and copies
 
@@ -314,12 +323,15 @@ class Replica:
         """Hold a peer's opening of its state against the last one that was met, and remember it; blocks.
 
         Raises:
-            StateForked: It is an earlier one, or another with the same number.
+            StateForked: It is an earlier one, another with the same number, or one that began with
+                less than we had from the one before.
         """
         boot = hello.boot
         last = self.store.last_boot(hello.actor)
         forked = last is not None and (
-            boot.number < last[0] or (boot.number == last[0] and boot.nonce != last[1])
+            boot.number < last[0]
+            or (boot.number == last[0] and boot.nonce != last[1])
+            or (boot.number > last[0] and boot.started <= last[2])
         )
         if forked:
             log.warning("peer_forked share=%s actor=%s", self.share.hex()[:8], hello.actor.hex())

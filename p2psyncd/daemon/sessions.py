@@ -170,7 +170,8 @@ class SessionDriver:
                     self.unsettled |= await self.replica.bury(entries)
                 case Commit(knowledge, forgotten):
                     await self.settle_structure()
-                    await self.replica.commit(knowledge, forgotten)
+                    hello = self.session.hello
+                    await self.replica.commit(knowledge, forgotten, hello.actor if hello else None)
                 case Recheck():
                     nursery.start_soon(self.recheck, nursery)
                 case Summarize(prefixes, full):

@@ -207,13 +207,13 @@ class ShareReader:
         """Return G: up to which write of an actor tombstones may have been forgotten."""
         return {self.actors[ref]: seq for ref, seq in self.database.rows("SELECT actor, seq FROM forgotten")}
 
-    def last_boot(self, actor: ActorId) -> tuple[int, bytes] | None:
-        """Return number and nonce of the last opening of an actor's state that was met."""
+    def last_boot(self, actor: ActorId) -> tuple[int, bytes, int] | None:
+        """Return number and nonce of the last opening of an actor's state that was met, and what was known then."""
         row = self.database.found(
-            "SELECT b.number, b.nonce FROM boots b JOIN actors a ON a.ref = b.actor WHERE a.actor = ?",
+            "SELECT b.number, b.nonce, b.seq FROM boots b JOIN actors a ON a.ref = b.actor WHERE a.actor = ?",
             (actor,),
         )
-        return None if row is None else (row[0], row[1])
+        return None if row is None else (row[0], row[1], row[2])
 
     def members(self) -> dict[DeviceId, dict[ActorId, int]]:
         """Return what the members of the share were last known to know."""

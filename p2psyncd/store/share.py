@@ -346,10 +346,18 @@ class ShareStore(ShareReader):
                 self.database.run("INSERT INTO knowledge (actor, seq) VALUES (?, ?)", place)
 
     def note_boot(self, actor: ActorId, number: int, nonce: bytes) -> None:
-        """Remember an opening of an actor's state."""
+        """Remember an opening of an actor's state, and what is known of the actor now."""
         self.database.run(
-            "INSERT OR REPLACE INTO boots (actor, number, nonce) VALUES (?, ?, ?)",
-            (self.refs[actor], number, nonce),
+            "INSERT OR REPLACE INTO boots (actor, number, nonce, seq)"
+            " SELECT ref, ?, ?, coalesce((SELECT seq FROM knowledge WHERE actor = ref), -1) FROM actors WHERE ref = ?",
+            (number, nonce, self.refs[actor]),
+        )
+
+    def note_contact(self, actor: ActorId) -> None:
+        """Remember what is known now of an actor that this replica is in contact with."""
+        self.database.run(
+            "UPDATE boots SET seq = k.seq FROM knowledge k WHERE k.actor = boots.actor AND boots.actor = ?",
+            (self.refs[actor],),
         )
 
     def next_seq(self, now_us: int, count: int = 1) -> int:

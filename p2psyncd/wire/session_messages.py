@@ -50,6 +50,8 @@ class Boot:
     """Grows with every opening."""
     nonce: bytes
     """8 random bytes of this opening."""
+    started: int = 0
+    """One more than the actor's last write before this opening; 0: there was none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ class Hello:
             self.boot.nonce,
             self.forgotten,
             self.closings,
+            self.boot.started,
         ]
 
     @classmethod
@@ -103,6 +106,7 @@ class Hello:
             boot=Boot(
                 number=take_int(fields[7], "boot"),
                 nonce=take_bytes(fields[8], "boot", least=NONCE_BYTES, most=NONCE_BYTES),
+                started=take_int(fields[11], "boot"),
             ),
             forgotten=take_bytes(fields[9], "forgotten", most=SHORT_BYTES_MAX),
             closings=take_int(fields[10], "closings"),

@@ -316,3 +316,25 @@ async def test_a_content_is_not_given_up_while_a_member_is_away(
         nursery.cancel_scope.cancel()
     assert told == []
     assert b.device.replica.totals.pending_items == 1
+
+
+async def test_a_machine_set_back_within_one_opening_is_found_out_though_its_number_grew(
+    autojump_clock: MockClock, folder: Maker
+) -> None:
+    a, b = folder(1), folder(2)
+    # Saved while it runs: what it writes afterwards belongs to the same opening.
+    saved = a.path.read_bytes(), copy.deepcopy(a.nodes), a.mark
+    wal = a.path.with_name(a.path.name + "-wal")
+    log = wal.read_bytes()
+    a.device.source.edit(b"f", b"written, passed on, and set back")
+    await meet(a, b)
+    a.stop()
+    a.path.write_bytes(saved[0])
+    wal.write_bytes(log)
+    a.nodes, a.mark = saved[1], saved[2]
+    a.boot()
+    a.device.source.edit(b"f", b"written again, in ignorance")
+    await trio.sleep(5)
+    await meet(a, b)
+    assert a.contents() == b.contents()
+    assert set(b.contents().values()) == {b"written, passed on, and set back", b"written again, in ignorance"}

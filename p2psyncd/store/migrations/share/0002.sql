@@ -10,7 +10,8 @@ CREATE TABLE forgotten (
 CREATE TABLE boots (
     actor  INTEGER PRIMARY KEY REFERENCES actors,
     number INTEGER NOT NULL,
-    nonce  BLOB NOT NULL
+    nonce  BLOB NOT NULL,
+    seq    INTEGER NOT NULL           -- what was known of the actor when that replica was last in contact; -1: nothing
 ) STRICT;
 
 -- What a member of the share is known to know: tombstones that all of them know are forgotten.
