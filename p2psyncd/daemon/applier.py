@@ -103,14 +103,20 @@ class Applier:
                 break
         return batch
 
-    def arrived(self, digests: Sequence[bytes]) -> None:
-        """Note contents that are staged now."""
+    def arrived(self, digests: Sequence[bytes], travelled: int | None = None) -> None:
+        """Note contents that are staged now.
+
+        Args:
+            digests: Which.
+            travelled: Bytes that came of them; None: all that they have.
+        """
         for digest in digests:
             wanted = self.wanted.pop(digest, None)
             if wanted is not None:
                 self.came += wanted.pending
                 self.received_items += 1
-                self.received_bytes += wanted.size
+                self.received_bytes += wanted.size if travelled is None else 0
+        self.received_bytes += travelled or 0
         if digests:
             self.untidy = True
             self.poke.set()

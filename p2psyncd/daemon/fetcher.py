@@ -213,8 +213,8 @@ class Fetcher:
     ) -> list[bytes]:
         """Fetch a batch in a worker thread; return the digests that the peer has not got."""
 
-        def note(digests: list[bytes]) -> None:
-            trio.from_thread.run_sync(applier.arrived, digests)
+        def note(digests: list[bytes], travelled: int | None = None) -> None:
+            trio.from_thread.run_sync(applier.arrived, digests, travelled)
 
         # How much of a huge content is no hole is known, and looked at, once its block list has come.
         if not held.has_room(sum(wanted.size for wanted in batch if not RULE.applies(wanted.size))):
@@ -226,6 +226,6 @@ class Fetcher:
                 client, share, first.digest, size=first.size, held=held, pending=first.pending
             ):
                 return [first.digest]
-            note([first.digest])
+            note([first.digest], client.large_bytes)
             return []
         return fetch_small(client, share, [wanted.digest for wanted in batch], held.source, note)

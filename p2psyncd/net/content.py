@@ -123,6 +123,8 @@ class ContentClient:
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self.sock = sock
+        self.large_bytes = 0
+        """What came of large contents, and of the lists of what they are made of."""
 
     def blobs(self, share: ShareId, digests: Sequence[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
         """Yield (digest, content) of small contents as they come; None where the peer has not got it.
@@ -174,9 +176,11 @@ class ContentClient:
         if patience_s is not None:
             self.sock.settimeout(patience_s + min(size / LISTED_BYTES_S, LISTING_S_MAX))
         try:
-            return ChunkAnswer.decode(receive_frame(self.sock, most)).chunks
+            payload = receive_frame(self.sock, most)
         finally:
             self.sock.settimeout(patience_s)
+        self.large_bytes += len(payload)
+        return ChunkAnswer.decode(payload).chunks
 
     def ranges(
         self, share: ShareId, digest: bytes, ranges: Sequence[tuple[int, int]]
@@ -202,6 +206,7 @@ class ContentClient:
                     if more == 0:
                         raise ConnectionResetError("the content connection was closed")
                     got += more
+                self.large_bytes += step
                 yield offset + at, part
                 at += step
 
