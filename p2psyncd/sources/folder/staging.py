@@ -9,7 +9,7 @@ Threads that fetch and the thread that applies work here at the same time; each 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -26,6 +26,8 @@ __all__ = ["StagedWriter", "Staging"]
 
 # A file system's block: less than that cannot be a hole.
 HOLE_BYTES_MIN = 4096
+# Pieces of up to 1 MiB come: with 16 KiB, looking for holes in them took a hundredth of the time of writing them.
+HOLE_STEP_BYTES = 16 * 1024
 PART = b".part"
 # Less than this is fetched again sooner than it is looked for.
 PART_BYTES_MIN = 1024 * 1024
@@ -48,6 +50,18 @@ def is_hole(data: bytes | memoryview) -> bool:
     """Return whether bytes are a run of zeros long enough to be left out: sparse files stay sparse."""
     # The ends first: the whole is looked at only where it may well be zeros.
     return len(data) >= HOLE_BYTES_MIN and not data[0] and not data[-1] and not int.from_bytes(data, "little")
+
+
+def runs_of(data: bytes | memoryview) -> Iterator[tuple[int, int, bool]]:
+    """Yield (start, end, whether it is a hole) of the runs of a piece, in order."""
+    start, hole = 0, False
+    for at in range(0, len(data), HOLE_STEP_BYTES):
+        here = is_hole(data[at : at + HOLE_STEP_BYTES])
+        if here != hole:
+            if at > start:
+                yield start, at, hole
+            start, hole = at, here
+    yield start, len(data), hole
 
 
 class StagedWriter:
@@ -85,10 +99,11 @@ class StagedWriter:
         """
         if offset < 0 or offset + len(data) > self.size:
             raise RemoteProtocolError("A part of a content lies beyond its end")
-        if not is_hole(data):
-            write_all(self.descriptor, data, offset)
-        elif offset < self.written:
-            write_all(self.descriptor, bytes(len(data)), offset)  # over something that came before
+        view = memoryview(data)
+        for start, end, hole in runs_of(view):
+            # A hole over something that came before is written.
+            if not hole or offset + start < self.written:
+                write_all(self.descriptor, view[start:end], offset + start)
         before, self.written = self.written, max(self.written, offset + len(data))
         if offset == self.hashed and self.in_order:
             self.hasher.update(data)

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.sources.folder import staging as staging_module
@@ -204,3 +207,28 @@ def test_a_beginning_is_kept_over_a_restart_for_a_day(tmp_path: Path) -> None:
     now[0] += 86_400
     assert Staging(tmp_path, lambda: now[0]).tidy() == 1
     assert names(staging) == []
+
+
+def test_holes_inside_a_piece_are_left_out(staging: Staging) -> None:
+    step = staging_module.HOLE_STEP_BYTES
+    data = b"x" * step + bytes(10 * step) + b"y" * 10 + bytes(20 * step) + b"z" + bytes(step)
+    writer = StagedWriter(staging, digest(data), len(data))
+    writer.write_at(0, memoryview(data))
+    writer.commit()
+    staged = Path(os.fsdecode(staging.path(digest(data).hex().encode())))
+    assert staged.read_bytes() == data
+    assert staged.stat().st_blocks * 512 <= 5 * step
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(st.sampled_from([b"\0", b"x"]), st.integers(1, 3 * staging_module.HOLE_STEP_BYTES)),
+        max_size=6,
+    )
+)
+def test_the_runs_of_a_piece_are_the_piece(pieces: list[tuple[bytes, int]]) -> None:
+    data = b"".join(byte * length for byte, length in pieces)
+    runs = list(staging_module.runs_of(data))
+    assert b"".join(bytes(end - start) if hole else data[start:end] for start, end, hole in runs) == data
+    assert all(start < end for start, end, _ in runs if data)
+    assert all(one[2] != other[2] for one, other in pairwise(runs))
