@@ -11,6 +11,8 @@ from p2psyncd.control.messages import Attention, PeerStatus, ShareStatus, Status
 
 __all__ = ["attention", "changes", "status_lines"]
 
+LINKS_SHOWN = 3
+NAMES_SHOWN = 4
 STATE_STYLES = {
     "idle": "green",
     "syncing": "cyan",
@@ -70,7 +72,17 @@ def share_lines(share: ShareStatus, paper: Paper) -> list[str]:
         lines.append(f"    {progress(share, paper)}")
     if share["peers"]:
         lines.append(f"    {escape('; '.join(peer_states(share)))}")
+    if share.get("hard_links"):
+        lines.append(f"    {escape(hard_links(share))}")
     return lines
+
+
+def hard_links(share: ShareStatus) -> str:
+    """Say which files have several names: on other devices each is a file of its own."""
+    groups = share["hard_links"]
+    shown = [" = ".join(names[:NAMES_SHOWN]) for names in groups[:LINKS_SHOWN]]
+    more = f"; {len(groups) - LINKS_SHOWN} more" if len(groups) > LINKS_SHOWN else ""
+    return f"hard links, each name synced as a file of its own: {'; '.join(shown)}{more}"
 
 
 def need(share: ShareStatus) -> str:

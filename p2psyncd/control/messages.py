@@ -134,6 +134,8 @@ class ShareStatus(TypedDict):
     """Items applied lately, per second."""
     limited: NotRequired[Attention | None]
     """Why changes here may be found late, and the command against it."""
+    hard_links: NotRequired[list[list[str]]]
+    """The names of files that have several here (the first hundred files); peers get a file for each name."""
 
 
 class Attention(TypedDict):

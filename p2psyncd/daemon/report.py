@@ -188,6 +188,9 @@ def share_status(share: RunningShare, mesh: Mesh, rates: tuple[float, float]) ->
         rate_items_s=rates[0],
         rate_bytes_s=rates[1],
         limited=limited_of(share),
+        hard_links=[
+            [text_of_key(key) for key in names] for names in share.folder.hard_links[:ERRORS_SHOWN_MAX]
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""Scenarios A54 and A55: the kernel tells less than everything, and nothing is missed."""
+"""Scenarios A32, A54 and A55: the kernel tells less than everything, and nothing is missed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from p2plab.device import Device, pair, start
 from p2plab.installed import Installed
 from p2plab.network import Lab as Network
 from p2plab.waiting import eventually
+
+from p2psync.render import Paper
+from p2psync.status import status_lines
 
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 FOLDERS = 12
@@ -161,3 +164,53 @@ async def test_a54_nothing_is_missed_where_the_kernels_queue_overflows(
         *("busy", "busy/0", "busy/1", "edited.txt", "elsewhere.txt", "new", "new/deep"),
         "new/deep/file.txt",
     ]
+
+
+async def test_a32_a_hard_linked_pair_is_told_once_and_an_edit_by_one_name_is_found_under_the_other(
+    pair: Group,
+) -> None:
+    here, there = await pair.begin(first_txt="old", z_txt="z")
+
+    async def links() -> list[list[str]]:
+        return (await pair.row(0)).get("hard_links", [])
+
+    # Made in front of the watch, which tells of the new name only; nobody asks for a scan from here on.
+    put(here / "d" / "other.txt", "also old")
+    (here / "second.txt").hardlink_to(here / "first.txt")
+    await pair.until(lambda: contents(there) == contents(here), "the second name")
+    for text, edited in (("by its first name", "first.txt"), ("by its second", "second.txt")):
+        with (here / edited).open("w") as file:  # in place, in a folder that no scan looks at as a whole
+            file.write(text)
+        await pair.until(lambda: contents(there) == contents(here), f"an edit {text}")
+        assert contents(there)["first.txt"] == contents(there)["second.txt"] == text
+    assert await links() == [["first.txt", "second.txt"]]
+    assert (await pair.row(0))["errors"] == []
+    assert (await pair.row(1)).get("hard_links") == []
+    shown = status_lines(await pair.daemons[0].backend.status(), Paper(colour=False, unicode=False, width=80))
+    assert [line.strip() for line in shown if "hard links" in line] == [
+        "hard links, each name synced as a file of its own: first.txt = second.txt"
+    ]
+    # A start finds them again; a third name in another folder, and one outside the share.
+    await pair.stop(0)
+    await pair.daemons[0].start()
+    await pair.meet()
+    assert await links() == [["first.txt", "second.txt"]]
+    (here / "d" / "third.txt").hardlink_to(here / "first.txt")
+    (here.parent / "outside.txt").hardlink_to(here / "z.txt")
+    await pair.until(lambda: contents(there) == contents(here), "the third name")
+    with (here / "first.txt").open("a") as file:
+        file.write(", and more")
+    await pair.until(lambda: contents(there) == contents(here), "an edit under three names")
+    assert contents(there)["d/third.txt"] == "by its second, and more"
+    assert await links() == [["d/third.txt", "first.txt", "second.txt"]]
+    # Deleted names are names no more.
+    (here / "d" / "third.txt").unlink()
+    (here / "second.txt").unlink()
+    await pair.until(lambda: contents(there) == contents(here), "the deletions")
+    assert await links() == []
+    assert await pair.same() == {
+        "d": None,
+        "d/other.txt": "also old",
+        "first.txt": "by its second, and more",
+        "z.txt": "z",
+    }

@@ -16,6 +16,7 @@ __all__ = [
     "RACY_NS",
     "SKIPPED",
     "fingerprint",
+    "inode_of",
     "is_directory_state",
     "is_live_state",
     "is_skipped",
@@ -30,6 +31,7 @@ __all__ = [
 
 FILE = struct.Struct("<QQqqI")
 DIRECTORY = struct.Struct("<qI")
+INODE = struct.Struct("<Q")
 TYPE_BITS = 0o170000
 TYPE_DIRECTORY = 0o040000
 DIRECTORY_STATE_BYTES = DIRECTORY.size
@@ -119,6 +121,11 @@ def stamped_finely(directory: int) -> bool:
     finally:
         os.close(probe)
         os.unlink(name, dir_fd=directory)
+
+
+def inode_of(state: bytes) -> int:
+    """Return the inode in a file's or symlink's fingerprint; 0 where there is none."""
+    return int(INODE.unpack_from(state)[0]) if len(state) >= FILE.size else 0
 
 
 def is_special(mode: int) -> bool:

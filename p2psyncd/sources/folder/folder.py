@@ -159,6 +159,11 @@ class FolderSource:
         """Keys of the SQLite databases that some program had open when they were last looked at."""
         return sorted(self.snapshots.taken.copy())
 
+    @property
+    def hard_links(self) -> list[list[bytes]]:
+        """The keys of each file that has several names in the share; each is synced as a file of its own."""
+        return self.scanning.links.groups()
+
     # Scanning and watching
     def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError | Unapplied]:
         """Compare what is there with what the store lists; see `Source.scan`.

@@ -29,6 +29,7 @@ from p2psyncd.sources.folder.fingerprint import (
     DIRECTORY_STATE_BYTES,
     RACY_NS,
     fingerprint,
+    inode_of,
     is_directory_state,
     is_skipped,
     is_special,
@@ -37,6 +38,7 @@ from p2psyncd.sources.folder.fingerprint import (
 )
 from p2psyncd.sources.folder.ignore import Ignore, holds_only_ignored
 from p2psyncd.sources.folder.layout import ancestors, is_own, split_key
+from p2psyncd.sources.folder.links import HardLinks
 from p2psyncd.sources.source import Dirty, ItemError, Observation, Unapplied
 
 __all__ = ["ScanContext", "scan"]
@@ -72,6 +74,8 @@ class ScanContext:
     """Keys that kept changing while they were read: to be scanned again."""
     snapshots: Snapshots
     """Contents of databases in use."""
+    links: HardLinks = field(default_factory=HardLinks)
+    """Which names are one file."""
     generation: int = -1
     """The ignore rules under which the last full scan ended."""
 
@@ -103,6 +107,7 @@ def scan(context: ScanContext, dirty: Dirty) -> Found:
         else:
             tops = [key for key in subtrees if not any(above in subtrees for above in ancestors(key))]
             yield from run.look({*dirty.keys, *tops}, whole=frozenset(tops))
+            yield from run.look_at_other_names()
         yield from run.deletions()
         yield from run.replacements()
     if b"" in subtrees:
@@ -128,6 +133,9 @@ class Run:
         self.walked: set[bytes] = set()
         self.replaced: list[bytes] = []
         """Keys of directories that gave way to something else."""
+        self.looked: set[bytes] = set()
+        self.linked: dict[int, int] = {}
+        """Files that changed and have several names: inode, and how many."""
 
     # Single keys
     def look(self, keys: Collection[bytes], *, whole: frozenset[bytes]) -> Found:
@@ -138,6 +146,7 @@ class Run:
             wanted.update(ancestors(key))
             if database := database_of(key):
                 wanted.add(database)  # what is written beside a database changes its content
+        self.looked |= wanted
         looks: list[tuple[bytes, os.stat_result | None]] = []
         for key in sorted(wanted):
             try:
@@ -180,6 +189,17 @@ class Run:
         if directory and (whole or not is_directory_state(state)):
             yield from self.walk(key)
 
+    def look_at_other_names(self) -> Found:
+        """Compare the other names of what changed under one of several; the kernel told of that one."""
+        links = self.context.links
+        searched = {inode for inode, count in self.linked.items() if links.to_search(inode, count)}
+        if searched:
+            for entry in self.catalogue.below(b""):
+                if inode_of(entry.state) in searched:
+                    links.add(entry.key, inode_of(entry.state))
+        names = {name for inode in self.linked for name in links.names.get(inode, ())} - self.looked
+        yield from self.look(names, whole=frozenset())
+
     # Directories
     def walk(self, top: bytes) -> Found:
         """Compare everything below a directory."""
@@ -198,6 +218,8 @@ class Run:
         errors: list[ItemError] = []
         prefix = directory + b"/" if directory else b""
         pop = listed.pop
+        links = self.context.links
+        linked = links.inodes
         encode = os.fsencode
         print_of = fingerprint
         try:
@@ -216,6 +238,8 @@ class Run:
                     if state == print_of(status):
                         if len(state) == DIRECTORY_STATE_BYTES:
                             below.append(key)
+                        elif status.st_nlink > 1 or key in linked:
+                            links.note(key, status)
                     elif directory or not is_own(key):
                         differing.append((key, status))
         except OSError as error:
@@ -327,6 +351,8 @@ class Run:
             self.context.busy.add(key)
             return None
         status = content.status
+        if self.context.links.note(key, status):
+            self.linked[status.st_ino] = status.st_nlink
         return self.observed(
             key, Kind.FILE, status, known, digest=content.digest, size=status.st_size, chunks=content.chunks
         )
@@ -409,11 +435,18 @@ class Run:
     def missing(self, key: bytes, state: bytes, *, itself: bool = True) -> None:
         """Note that a listed thing, and what was below it, is not there."""
         if itself:
-            self.gone[key] = state
+            self.lost(key, state)
         if is_directory_state(state):
             for entry in self.catalogue.below(key):
                 if entry.state and entry.key != key:
-                    self.gone[entry.key] = entry.state
+                    self.lost(entry.key, entry.state)
+
+    def lost(self, key: bytes, state: bytes) -> None:
+        """Note that one listed thing is not there."""
+        self.gone[key] = state
+        inode = self.context.links.forget(key)
+        if inode is not None:
+            self.linked.setdefault(inode, 0)
 
     def deletions(self) -> Found:
         """Yield what is gone, children before their directories."""
