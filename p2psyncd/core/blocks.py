@@ -3,7 +3,7 @@
 A plain digest of a terabyte of holes takes minutes, and its chunk list names a million chunks of zeros. So the
 content of a file above `BlockRule.above_bytes` is described by blocks of one size, and its digest is that of
 its size and this description. Which files these are, and how large a block is, follows from a file's size alone, so
-every device decides alike. Each entry of the list is 40 bytes:
+every device decides alike (docs/decisions/0012-digest-of-huge-files.md). Each entry of the list is 40 bytes:
 
 - a block that is not all zeros: its BLAKE3 digest, and 1;
 - a run of blocks that are all zeros: 32 zero bytes, and how many blocks, as many as there are in a row.
@@ -43,7 +43,7 @@ CONTEXT = "p2psyncd 2026-11 size and block list of a huge file"
 class BlockRule:
     """Which files are described by blocks, and how large these are; tests use smaller ones."""
 
-    # 16 GiB: below, a plain digest takes seconds, and content-defined chunks find what was moved inside a file.
+    # 16 GiB: below, reading all takes a minute or two, and content-defined chunks find what was moved inside a file.
     above_bytes: int = 16 * 1024**3
     # 1 MiB: an edit of a megabyte costs two; a terabyte of data has a list of 40 MB.
     block_bytes_min: int = 1024**2
