@@ -281,6 +281,8 @@ class World:
             # What was saved later is of a past that is undone: a state must not be newer than what it speaks of.
             del made[which % len(made) + 1 :]
         machine.restore(made[which % len(made)], everything=everything, noticed=noticed)
+        if everything:
+            self.oracle.set_back.add(machine.number)
         self.struck(machine)
         await self.boot(machine)
 
@@ -422,10 +424,12 @@ class World:
             if sum(len(process.troubles) for process in self.running()) == forked:
                 break
             await self.until_quiet()
+        # What a device that only sends knows is taken over by nobody, so two others may go on telling each other of it.
+        if any(machine.mode == "send-only" for machine in self.machines):
+            return
         for pair, link in sorted(self.links.items()):
-            modes = {self.machines[number].mode for number in pair}
             talk = link.connection.talk if link.connection is not None else None
-            if "send-only" not in modes and talk != (["Hello"], ["Hello"]):
+            if talk != (["Hello"], ["Hello"]):
                 raise Violation("more than one round trip", f"{pair}: {talk}\n{self.stand()}")
 
     def check_troubles(self) -> None:
