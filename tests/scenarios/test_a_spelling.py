@@ -1,4 +1,4 @@
-"""Scenario A26: names that a terminal takes for something else."""
+"""Scenarios A22 and A26: names that the file system or a terminal takes for something else."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
+from filesystem import Disk, Inode
+from folders import MOUNT, ROOT, FolderDevice, FolderKind, FolderMachine
+from folderuser import FolderUser
 from group import put
 from p2plab.device import Device, pair, start
 from p2plab.installed import Installed
 from p2plab.network import Lab as Network
 from p2plab.waiting import eventually
+from trio.testing import MockClock
+
+from p2psyncd.sources.folder.replace import SPELLED_OTHERWISE
+from p2psyncd.sources.source import Dirty
 
 # A line of its own, colours, a new title for the window, a reading direction, and bytes that are no UTF-8.
 EVIL = os.fsdecode(b"two\nlines \x1b[2J\x1b]0;title\x07 \r\x9b31m \xe2\x80\xaegpj.exe \xff")
@@ -92,3 +100,117 @@ def test_a26_names_that_differ_from_a_peers_are_escaped(two: tuple[Device, Devic
     assert SHOWN in checked(a, "diff", "f", "b")
     assert SHOWN[:20] in checked(a, "status")
     assert SHOWN[:20] in checked(a, "share", "list")
+
+
+class FoldingDisk(Disk):
+    """A disk that takes names that differ only in case for one, and keeps the spelling that came first."""
+
+    def spelled(self, directory: Inode, name: bytes) -> bytes:
+        """Return how a name is spelled in a directory; as it is where nothing there has it."""
+        folded = os.fsdecode(name).casefold()
+        names = directory.entries or {}
+        return next((one for one in names if os.fsdecode(one).casefold() == folded), name)
+
+    def entry(self, directory: Inode, name: bytes) -> Inode | None:
+        return super().entry(directory, self.spelled(directory, name))
+
+    def unlink(self, directory: Inode, name: bytes) -> None:
+        super().unlink(directory, self.spelled(directory, name))
+
+    def rename(self, source: Inode, old: bytes, target: Inode, new: bytes, *, exchange: bool) -> None:
+        old, new = self.spelled(source, old), self.spelled(target, new)
+        super().rename(source, old, target, new, exchange=exchange)
+
+
+class FoldingMachine(FolderMachine):
+    """A machine whose disk is such a one."""
+
+    def __init__(self, number: int, kind: FolderKind) -> None:
+        super().__init__(number, kind)
+        self.disk = FoldingDisk(self.clock, number=number + 1)
+        self.disk.fault = self.pass_through
+        self.system.mount(MOUNT, self.disk)
+        self.user = FolderUser(self.system, self.disk, ROOT.encode())
+
+
+async def pass_on(source: FolderDevice, target: FolderDevice) -> None:
+    """Give a device what another has, and let it put in place what it can."""
+    keys = [bytes(key) for (key,) in source.store.database.rows("SELECT key FROM items ORDER BY key")]
+    items = [stored.item for stored in source.store.get_many(keys).values()]
+    await target.replica.receive(items, [], repair=False)
+    for _ in range(5):
+        await target.applier.round(survey=True)
+        wanted = list(target.applier.wanted.values())
+        for one in wanted:
+            data = source.content(one.digest)
+            assert data is not None
+            target.put_content(one.digest, data)
+        target.applier.arrived([one.digest for one in wanted])
+    await target.applier.round(survey=True)
+
+
+def files(machine: FolderMachine) -> dict[bytes, bytes]:
+    """Return what the files of a machine hold."""
+    return {key: inode.data for key, inode in machine.user.tree() if inode.entries is None}
+
+
+async def both_ways(there: FolderDevice, here: FolderDevice) -> None:
+    """Pass on what either has until neither has anything new."""
+    for _ in range(3):
+        for device, other in ((there, here), (here, there)):
+            await device.replica.scan()
+            await pass_on(device, other)
+
+
+async def test_a22_on_a_disk_that_takes_two_names_for_one_the_second_is_an_error_and_overwrites_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    """The real folder source on a simulated disk: most kernels at hand cannot mount a real one."""
+    kind = FolderKind()
+    theirs, ours = kind.machine(0), FoldingMachine(1, kind)
+    ours.prepare()
+    there, here = theirs.boot(), ours.boot()
+    given = {b"readme": b"lower", b"README": b"upper", b"z": b"z", b"d/a": b"1", b"d/A": b"2", b"D/b": b"3"}
+    for key, value in given.items():
+        theirs.operate(("write", key, value, True))
+    await both_ways(there, here)
+    assert files(theirs) == given
+    first = files(ours)
+    assert {key.lower() for key in first} <= {key.lower() for key in given}
+    assert all(given[key] == value for key, value in first.items())
+    assert len(first) == len({key.lower() for key in first})
+    assert {SPELLED_OTHERWISE} <= set(here.applier.failures.values())
+    # A hint about a name that is spelled otherwise here is neither a new file nor a deletion.
+    await here.replica.scan(Dirty(keys=frozenset(given)))
+    await both_ways(there, here)
+    assert files(theirs) == given
+    assert files(ours) == first
+    # Both are edited: here the one that is there, and there the other.
+    await trio.sleep(1)
+    kept, other = (b"README", b"readme") if b"README" in first else (b"readme", b"README")
+    ours.operate(("save", kept, b"edited here", True))
+    theirs.operate(("save", other, b"edited there", True))
+    await both_ways(there, here)
+    given |= {kept: b"edited here", other: b"edited there"}
+    assert files(theirs) == given
+    assert files(ours) == first | {kept: b"edited here"}
+    # Once the name is free, what waited for it is put in place.
+    theirs.operate(("remove", kept))
+    await both_ways(there, here)
+    del given[kept]
+    assert files(theirs) == given
+    assert files(ours) == {key: v for key, v in first.items() if key != kept} | {other: b"edited there"}
+    # A rename here that changes only case is a rename on the other side.
+    ours.operate(("rename", other, b"on its way"))
+    ours.operate(("rename", b"on its way", b"ReadMe"))
+    await both_ways(there, here)
+    given[b"ReadMe"] = given.pop(other)
+    assert files(theirs) == given
+    # The rest, once nothing is in the way.
+    for key in (b"d/A", b"D/b"):
+        theirs.operate(("rename", key, b"e/" + key[-1:]))
+        given[b"e/" + key[-1:]] = given.pop(key)
+    theirs.operate(("remove", b"D"))
+    await both_ways(there, here)
+    assert files(theirs) == files(ours) == given
+    assert here.applier.failures == {}

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from p2psyncd.sources.folder.layout import split_key
+from p2psyncd.sources.folder.layout import META, split_key
 
 __all__ = [
     "Directories",
@@ -202,10 +202,25 @@ class Directories:
         self.path = root
         self.root = -1
         self.opened: OrderedDict[bytes, int] = OrderedDict()
+        self.folding = False
+        """Whether the root takes names that differ only in case for one (vfat, exfat, ext4 with casefold)."""
 
     def __enter__(self) -> Self:
         self.root = open_root(self.path)
+        self.folding = self.folds()
         return self
+
+    def folds(self) -> bool:
+        """Return whether this program's own folder is found under another spelling, too."""
+        try:
+            other = os.stat(META.upper(), dir_fd=self.root, follow_symlinks=False)
+            return other.st_ino == os.stat(META, dir_fd=self.root, follow_symlinks=False).st_ino
+        except OSError:
+            return False
+
+    def misspelled(self, directory: int, name: bytes) -> bool:
+        """Return whether what has a name in a directory is spelled differently there: it is another item, then."""
+        return self.folding and name not in map(os.fsencode, os.listdir(directory))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -227,6 +242,8 @@ class Directories:
         if found is not None:
             opened.move_to_end(key)
             return found
+        if self.folding and self.misspelled(*self.parent(key)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
         found = open_beneath(self.root, key, DIRECTORY_FLAGS)
         opened[key] = found
         if len(opened) > OPEN_DIRECTORIES_MAX:
@@ -246,11 +263,13 @@ class Directories:
         """
         directory, name = split_key(key)
         try:
-            return os.stat(name, dir_fd=self.directory(directory), follow_symlinks=False)
+            above = self.directory(directory)
+            found = os.stat(name, dir_fd=above, follow_symlinks=False)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 return None
             raise
+        return None if self.misspelled(above, name) else found
 
     def ensure(self, key: bytes) -> int:
         """Return the descriptor of a directory of this program's own, made if it is missing."""

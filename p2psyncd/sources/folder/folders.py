@@ -20,7 +20,7 @@ from p2psyncd.sources.folder.catalogue import known_of
 from p2psyncd.sources.folder.fingerprint import fingerprint, is_special, matches
 from p2psyncd.sources.folder.ignore import holds_only_ignored
 from p2psyncd.sources.folder.layout import STAGING, split_key
-from p2psyncd.sources.folder.replace import ExpectedOther, Replacer
+from p2psyncd.sources.folder.replace import SPELLED_OTHERWISE, ExpectedOther, Refused, Replacer
 from p2psyncd.sources.folder.scan import ScanContext
 from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
 
@@ -86,6 +86,7 @@ class Folders:
 
         Raises:
             ExpectedOther: The name is taken.
+            Refused: It is taken under another spelling.
             OSError: It cannot be made.
         """
         staging = self.directories.ensure(STAGING)
@@ -98,6 +99,8 @@ class Folders:
         except OSError as error:
             os.rmdir(NEW_DIRECTORY, dir_fd=staging)
             if error.errno == errno.EEXIST:
+                if self.directories.misspelled(directory, name):
+                    raise Refused(SPELLED_OTHERWISE) from None
                 raise ExpectedOther from None
             raise
 

@@ -22,7 +22,7 @@ from p2psyncd.sources.folder.fingerprint import is_trusted, matches, moved_match
 from p2psyncd.sources.folder.history import History
 from p2psyncd.sources.folder.layout import split_key
 
-__all__ = ["ExpectedOther", "Refused", "Replacer", "content_matches"]
+__all__ = ["SPELLED_OTHERWISE", "ExpectedOther", "Refused", "Replacer", "content_matches"]
 
 # What came out is read again up to this size; above it, inode, size and times must do.
 READ_AGAIN_BYTES_MAX = 256 * 1024
@@ -31,6 +31,7 @@ IN_USE = (
     "in use here: a program has this database open, or left work in what lies beside it (-wal, -journal); "
     "it is updated once the program has closed it"
 )
+SPELLED_OTHERWISE = "another spelling of this name is taken here already"
 
 
 class ExpectedOther(Exception):
@@ -73,9 +74,10 @@ class Replacer:
         """
         directory, name = self.directories.parent(key)
         try:
-            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
+        return None if self.directories.misspelled(directory, name) else found
 
     def expect(self, key: bytes, base: Stored) -> os.stat_result:
         """Check that a key holds what is recorded of it.
@@ -167,7 +169,7 @@ class Replacer:
         except FileExistsError:
             if new not in map(os.fsencode, os.listdir(to_directory)):  # noqa: PTH208  (a descriptor)
                 # A file system that takes two spellings for one name.
-                raise Refused("another spelling of this name is taken here already") from None
+                raise Refused(SPELLED_OTHERWISE) from None
             raise ExpectedOther from None
 
     def swap(self, source: bytes, key: bytes, base: Stored) -> None:
