@@ -43,6 +43,16 @@ def test_when_all_is_well_the_picture_is_short(status: Any) -> None:
     ]
 
 
+def test_files_with_several_names_are_named_once_each_and_escaped(status: Any, share: Any) -> None:
+    share["hard_links"] = [[f"{n}/a", f"{n}/\x1b[2J", f"{n}/c", f"{n}/d", f"{n}/e"] for n in range(5)]
+    [line] = [line for line in status_lines(status, PLAIN, NOW) if "hard links" in line]
+    assert line.startswith(
+        "    hard links, each name synced as a file of its own: 0/a = 0/\\x1b[2J = 0/c = 0/d; 1/a"
+    )
+    assert line.endswith("; 2 more")
+    assert "0/e" not in line
+
+
 def test_a_fresh_device_is_told_how_to_begin(status: Any) -> None:
     status |= {"peers": [], "shares": []}
     status["device"]["listen"] = []

@@ -58,3 +58,8 @@ def test_other_states_say_their_reason(share: Any) -> None:
     assert told(share) == [("My Photos: waiting for room on the disk", None)]
     share |= {"state": "paused", "reason": "paused"}
     assert told(share) == [("My Photos: paused", "p2psync share resume 'My Photos'")]
+
+
+def test_folders_that_cannot_be_watched_are_told_with_the_command_that_helps(share: Any) -> None:
+    share["limited"] = {"message": "some folders are not watched", "command": "sudo sysctl x=1"}
+    assert told(share) == [("My Photos: some folders are not watched.", "sudo sysctl x=1")]
