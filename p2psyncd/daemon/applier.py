@@ -227,7 +227,7 @@ class Applier:
 
     async def survey(self) -> None:
         """Go through all that is pending."""
-        failed = set(self.failures)
+        stuck = set(self.blocked)
         self.advanced = False
         self.blocked.clear()
         self.failures.clear()
@@ -236,7 +236,7 @@ class Applier:
             after = page[-1].item.key
             await self.work_on(page)
         # A session that was cut, or a local edit at the wrong moment, left the shape of the tree unsettled.
-        again = failed & self.failures.keys()
+        again = stuck & self.blocked
         if again:
             await self.replica.settle_structure(again.union(*map(ancestors, again)))
 
