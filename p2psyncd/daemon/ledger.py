@@ -245,7 +245,7 @@ class Ledger:
 
     def bring_back_directories(self, page: Page) -> None:
         """Make the missing directories of what is pending pending again, on a receive-only device."""
-        above = {a for key, row in page.pendings.items() if row.item.live for a in ancestors(key)}
+        above = folders_above(key for key, row in page.pendings.items() if row.item.live)
         missing = [
             row.item
             for row in self.store.get_many(sorted(above - page.pendings.keys())).values()
@@ -495,10 +495,15 @@ class Ledger:
         return {*page.puts, *page.pendings}
 
 
-def ancestors(key: bytes) -> list[bytes]:
-    """Return the keys above a key."""
-    parts = key.split(b"/")
-    return [b"/".join(parts[:count]) for count in range(1, len(parts))]
+def folders_above(keys: Iterable[bytes]) -> set[bytes]:
+    """Return the keys above some keys, each made once: folders may lie in one another two thousand deep."""
+    found: set[bytes] = set()
+    for key in keys:
+        above = key.rpartition(b"/")[0]
+        while above and above not in found:
+            found.add(above)
+            above = above.rpartition(b"/")[0]
+    return found
 
 
 def same_content(a: Item, b: Item | Draft) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import trio
 from hostile_sessions import Ours, agree, run_sessions
 from memory import Connection
@@ -10,6 +12,7 @@ from trio.testing import MockClock
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.version import Dot, pack_vector
+from p2psyncd.daemon.ledger import folders_above
 from p2psyncd.sources.folder.attributes import Attributes, encode
 
 SESSIONS_IN_CI = 120
@@ -83,3 +86,15 @@ async def test_two_versions_that_each_claim_to_know_the_other_are_settled(autoju
         nursery.cancel_scope.cancel()
     one.close()
     two.close()
+
+
+def test_the_folders_above_two_thousand_nested_ones_are_made_once_each() -> None:
+    keys = [b"/".join([b"x"] * depth) for depth in range(1, 2048)]
+    tracemalloc.start()
+    try:
+        assert folders_above(keys) == set(keys[:-1])
+        # 2 KB each on average; each key with all that is above it would be 4 GB.
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert folders_above([b"a/b/c", b"a/d", b"e"]) == {b"a/b", b"a"}
