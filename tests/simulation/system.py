@@ -259,7 +259,10 @@ class System:
         """
         whole = encoded(path)
         if whole.startswith(PROC):
-            handle = self.handle(int(whole[len(PROC) :]))
+            number, slash, beneath_it = whole[len(PROC) :].partition(b"/")
+            if slash:
+                return self.place(beneath_it, int(number), follow=follow)
+            handle = self.handle(int(number))
             return Place(handle.disk, handle.inode, b".", handle.inode)
         disk, current, parts = self.begin(whole, dir_fd, inside=inside)
         parts.reverse()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.errors import PathUnsafe, RemoteProtocolError
-from p2psyncd.sources.folder.attributes import Attributes, decode
+from p2psyncd.sources.folder.attributes import Attributes, decode, decode_or_plain
 from p2psyncd.sources.folder.beneath import Directories, sync_file_system
 from p2psyncd.sources.folder.catalogue import known_of
 from p2psyncd.sources.folder.content import OPEN_FLAGS
@@ -38,10 +38,12 @@ from p2psyncd.sources.folder.local import LocalContent, content_is_in_place
 from p2psyncd.sources.folder.preparing import Preparer
 from p2psyncd.sources.folder.replace import ExpectedOther, Refused, Replacer
 from p2psyncd.sources.folder.scan import GONE, ScanContext
+from p2psyncd.sources.folder.xattrs import put_xattrs
 from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
 
 __all__ = ["ApplyContext", "apply_batch"]
 
+OWNER_WRITES = 0o200
 # The events of a batch come within milliseconds: two or three batches are enough.
 RECENT_MAX = 5_000
 # Up to so many things are made durable one by one: a sync of the whole file system would wait for
@@ -281,6 +283,7 @@ class Batch:
             else:
                 # The descriptor's own path: it cannot be another file than the one just looked at.
                 path = f"/proc/self/fd/{opened}"
+                self.change_xattrs(path, attributes, base)
                 os.chmod(path, attributes.mode)  # noqa: PTH101  (through `os` like all access to files here)
                 os.utime(path, ns=times)
                 # An edit in the last microseconds would hide behind the mtime just set: read it again.
@@ -288,6 +291,14 @@ class Batch:
         finally:
             os.close(opened)
         self.outcomes[key] = Applied(key=key, state=state)
+
+    def change_xattrs(self, path: str, attributes: Attributes, base: Stored) -> None:
+        """Change the extended attributes of a file in place; what was not synced of them stays."""
+        had = decode_or_plain(base.item.meta).xattrs
+        if had == attributes.xattrs:
+            return
+        os.chmod(path, attributes.mode | OWNER_WRITES)  # noqa: PTH101  (as above)
+        put_xattrs(os.fsencode(path), attributes.xattrs, [name for name, _ in had])
 
     def delete(self, pending: Pending) -> None:
         """Delete what is in place."""

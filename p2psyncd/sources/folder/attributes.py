@@ -1,16 +1,18 @@
 """The metadata of a path in an item: a CBOR list that only the folder source reads.
 
-`[mode, mtime in ns, target, content dot, mode dot]`, more fields may follow. The target is a
-symlink's. The two dots name the write that made the content, or chose the mode, where that is an
+`[mode, mtime in ns, target, content dot, mode dot, xattrs]`, more fields may follow. The target is a
+symlink's. The extended attributes are a list of `[name, value]`, sorted by name; where there are none
+the field is left out. The two dots name the write that made the content, or chose the mode, where that is an
 earlier write than the item's own (actor and sequence number, 16 bytes); null: this very write did.
-With them two concurrent versions tell which of them changed what: a version's content is old news
+The attributes go with the mode. With the dots two concurrent versions tell which of them changed what: a version's content is old news
 to another that covers its content dot, however often either side wrote since.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import cbor2
 
@@ -19,6 +21,7 @@ from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.version import SEQ_MAX, Dot
 from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.sources.folder.xattrs import NAME_BYTES_MAX, NAMESPACE, XATTRS_BYTES_MAX, Xattrs
 
 __all__ = [
     "MODE_BITS",
@@ -52,7 +55,14 @@ class Attributes:
     content: Dot | None = None
     """The write that made the content, if it was not the item's own."""
     chosen: Dot | None = None
-    """The write that chose the mode, if it was not the item's own."""
+    """The write that chose the mode (and the extended attributes), if it was not the item's own."""
+    xattrs: Xattrs = ()
+    """Extended attributes, at most `XATTRS_BYTES_MAX`."""
+
+    @property
+    def choice(self) -> tuple[int, Xattrs]:
+        """What a user chose beside the content: it changes, and is merged, as one."""
+        return self.mode, self.xattrs
 
 
 PLAIN = Attributes(mode=0o600, mtime_ns=0)
@@ -77,14 +87,39 @@ def unpack_dot(packed: object) -> Dot | None:
 
 def encode(attributes: Attributes) -> bytes:
     """Return the metadata as an item carries it."""
-    fields = [
+    fields: list[object] = [
         attributes.mode,
         attributes.mtime_ns,
         attributes.target,
         pack_dot(attributes.content),
         pack_dot(attributes.chosen),
     ]
+    if attributes.xattrs:
+        fields.append([list(pair) for pair in attributes.xattrs])
     return cbor2.dumps(fields)
+
+
+def unpack_xattrs(packed: object) -> Xattrs:
+    """Return the checked extended attributes of a list of pairs."""
+    if type(packed) is not list:
+        raise RemoteProtocolError("An item's metadata has extended attributes that are no list")
+    last, total = b"", 0
+    for pair in packed:
+        if type(pair) is not list or len(pair) != 2 or not all(type(part) is bytes for part in pair):  # noqa: PLR2004
+            raise RemoteProtocolError("An item's metadata has an extended attribute that is no pair of bytes")
+        name, value = pair
+        if (
+            not name.startswith(NAMESPACE)
+            or not len(NAMESPACE) < len(name) <= NAME_BYTES_MAX
+            or b"\0" in name
+            or name <= last
+        ):
+            raise RemoteProtocolError("An item's metadata has an extended attribute of a wrong name")
+        last = name
+        total += len(name) + len(value)
+    if total > XATTRS_BYTES_MAX:
+        raise RemoteProtocolError("An item's metadata has too many extended attributes")
+    return tuple((name, value) for name, value in packed)
 
 
 def decode(meta: bytes) -> Attributes:
@@ -114,6 +149,7 @@ def decode(meta: bytes) -> Attributes:
         target=target,
         content=unpack_dot(content),
         chosen=unpack_dot(chosen),
+        xattrs=unpack_xattrs(fields[FIELDS]) if len(fields) > FIELDS else (),
     )
 
 
@@ -135,31 +171,69 @@ def mode_dot(item: Item, attributes: Attributes) -> Dot:
     return attributes.chosen or item.dot
 
 
-def capture(kind: Kind, digest: bytes, seen: Attributes, applied: Item | None, newest: Item | None) -> bytes:
+def as_seen(_recorded: Xattrs, seen: Xattrs) -> Xattrs:
+    """Return what was seen: the file system takes everything."""
+    return seen
+
+
+def is_between(seen: Xattrs, applied: Xattrs, newest: Xattrs) -> bool:
+    """Return whether attributes are those of two versions, some of each: an `apply` that a crash cut short."""
+    here, old, new = dict(seen), dict(applied), dict(newest)
+    return all(here.get(name) in {old.get(name), new.get(name)} for name in {*here, *old, *new})
+
+
+def capture(  # noqa: PLR0917  (what there is to know)
+    kind: Kind,
+    digest: bytes,
+    seen: Attributes,
+    applied: Item | None,
+    newest: Item | None,
+    carried: Callable[[Xattrs, Xattrs], Xattrs] = as_seen,
+) -> bytes:
     """Return the metadata for what a scan saw.
 
     Args:
         kind: What it is.
         digest: Digest of the content seen; empty for a directory.
-        seen: Mode, mtime and target seen.
+        seen: Mode, mtime, target and extended attributes seen.
         applied: The version that was in place before, if any.
         newest: The newest version known, if any: it may have been put in place without that being noted.
+        carried: Given the attributes of a version and those seen, returns the latter with those that are
+            missing only because the file system refuses them.
     """
     for item in (applied, newest):
         if item is None or item.kind is not kind or item.digest != digest:
             continue
         known = decode_or_plain(item.meta)
-        if (known.mode, known.mtime_ns, known.target) == (seen.mode, seen.mtime_ns, seen.target):
+        if (known.mode, known.mtime_ns, known.target) == (seen.mode, seen.mtime_ns, seen.target) and carried(
+            known.xattrs, seen.xattrs
+        ) == known.xattrs:
             return item.meta
     if applied is None or applied.kind is not kind:
         return encode(seen)
     known = decode_or_plain(applied.meta)
+    xattrs = carried(known.xattrs, seen.xattrs)
+    if newest is not None and (newest.kind, newest.digest) == (kind, digest) == (
+        applied.kind,
+        applied.digest,
+    ):
+        coming = decode_or_plain(newest.meta).xattrs
+        if coming != known.xattrs and is_between(xattrs, known.xattrs, coming):
+            xattrs = known.xattrs
+    now = replace(seen, xattrs=xattrs)
+    if applied.digest == digest and (known.mtime_ns, known.target, known.choice) == (
+        now.mtime_ns,
+        now.target,
+        now.choice,
+    ):
+        return applied.meta
     return encode(
         Attributes(
             mode=seen.mode,
             mtime_ns=seen.mtime_ns,
             target=seen.target,
+            xattrs=xattrs,
             content=content_dot(applied, known) if applied.digest == digest else None,
-            chosen=mode_dot(applied, known) if known.mode == seen.mode else None,
+            chosen=mode_dot(applied, known) if known.choice == now.choice else None,
         )
     )

@@ -11,6 +11,7 @@ from pyfastcdc import FastCDC
 
 from p2psyncd.core.blocks import RULE, BlockRule, digest_of_block_list
 from p2psyncd.sources.folder.blocks import read_block_list
+from p2psyncd.sources.folder.xattrs import Xattrs, read_xattrs
 
 __all__ = [
     "CHUNKED_BYTES_MIN",
@@ -46,6 +47,8 @@ class Content:
     """Packed chunk list, of a huge file its block list; empty for files up to `CHUNKED_BYTES_MIN`."""
     status: os.stat_result
     """The file's status before and after reading."""
+    xattrs: Xattrs = ()
+    """Its extended attributes."""
 
 
 class DescriptorStream:
@@ -149,9 +152,10 @@ def read_content(directory: int, name: bytes, rule: BlockRule = RULE) -> Content
                 digest, chunks, got = blake3(data).digest(), b"", len(data)
             else:
                 digest, chunks, got = digest_and_chunks(descriptor, rule)
+            xattrs = read_xattrs(descriptor)
             after = os.fstat(descriptor)
             if got == size and unchanged(status, after):
-                return Content(digest, chunks, after)
+                return Content(digest, chunks, after, xattrs)
             os.lseek(descriptor, 0, os.SEEK_SET)
             status = after
         return None

@@ -2,7 +2,8 @@
 
 A file or a symlink is its inode, size, mtime, ctime and mode: ctime and inode are what a program
 cannot set back, so an edit of the same size within the same second shows. A directory is only its
-mode and mtime, since inode and ctime of a directory change with things that are no change of it.
+mode and mtime, since inode and ctime of a directory change with things that are no change of it, and
+a mark of its extended attributes, if it has any: no time tells of these alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
+
+from blake3 import blake3
+
+from p2psyncd.sources.folder.xattrs import Xattrs
 
 __all__ = [
     "DIRECTORY_STATE_BYTES",
@@ -23,6 +28,7 @@ __all__ = [
     "is_special",
     "is_trusted",
     "live_state",
+    "marked",
     "matches",
     "moved_matches",
     "stamped_finely",
@@ -35,6 +41,8 @@ INODE = struct.Struct("<Q")
 TYPE_BITS = 0o170000
 TYPE_DIRECTORY = 0o040000
 DIRECTORY_STATE_BYTES = DIRECTORY.size
+XATTRS_MARK_BYTES = 8
+DIRECTORY_SIZES = {DIRECTORY.size, DIRECTORY.size + XATTRS_MARK_BYTES}
 PACK_FILE = FILE.pack
 PACK_DIRECTORY = DIRECTORY.pack
 # A mark behind a file's fingerprint: no scan finds the same, so the content is read again.
@@ -56,6 +64,18 @@ def fingerprint(status: os.stat_result) -> bytes:
     return PACK_FILE(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, mode)
 
 
+def marked(state: bytes, xattrs: Xattrs) -> bytes:
+    """Return a directory's fingerprint with the mark of its extended attributes."""
+    state = state[: DIRECTORY.size]
+    if not xattrs:
+        return state
+    hasher = blake3()
+    for part in (part for pair in xattrs for part in pair):
+        hasher.update(b"%d:" % len(part))
+        hasher.update(part)
+    return state + hasher.digest(XATTRS_MARK_BYTES)
+
+
 def untrusted(state: bytes) -> bytes:
     """Return a file's fingerprint marked so that the next scan reads the file again."""
     return state[: FILE.size] + UNTRUSTED
@@ -73,7 +93,7 @@ def is_live_state(state: bytes) -> bool:
 
 def is_trusted(state: bytes) -> bool:
     """Return whether an equal fingerprint means equal content."""
-    return len(state) in {FILE.size, DIRECTORY.size}
+    return len(state) == FILE.size or len(state) in DIRECTORY_SIZES
 
 
 def is_skipped(state: bytes) -> bool:
@@ -83,12 +103,12 @@ def is_skipped(state: bytes) -> bool:
 
 def is_directory_state(state: bytes) -> bool:
     """Return whether the fingerprint is a directory's."""
-    return len(state) == DIRECTORY.size
+    return len(state) in DIRECTORY_SIZES
 
 
 def matches(state: bytes, status: os.stat_result) -> bool:
-    """Return whether a thing has this fingerprint, trusted or not."""
-    return state[: FILE.size] == fingerprint(status)
+    """Return whether a thing has this fingerprint, trusted or not; of a directory's, all but its attributes."""
+    return state[: DIRECTORY.size if is_directory_state(state) else FILE.size] == fingerprint(status)
 
 
 def moved_matches(state: bytes, status: os.stat_result) -> bool:

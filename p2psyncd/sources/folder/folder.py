@@ -40,6 +40,7 @@ from p2psyncd.sources.folder.staging import StagedWriter, Staging
 from p2psyncd.sources.folder.verify import Problem, verify
 from p2psyncd.sources.folder.watch import Watcher
 from p2psyncd.sources.folder.witness import read_witness, write_witness
+from p2psyncd.sources.folder.xattrs import put_xattrs
 from p2psyncd.sources.source import Dirty, ItemError, Merged, Observation, Outcome, Unapplied
 
 __all__ = ["FileReader", "FolderSource"]
@@ -220,7 +221,7 @@ class FolderSource:
             status = directories.status(key)
         except OSError:
             return False
-        return status is not None and fingerprint(status) == state
+        return status is not None and matches(state, status)
 
     async def watch(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
         """Report where changes may be, until cancelled; see `Source.watch`."""
@@ -354,6 +355,7 @@ class FolderSource:
             try:
                 copy_content(source, target_file)
                 same = digest_of_descriptor(target_file)[0] == stored.item.digest
+                put_xattrs(target_file, attributes.xattrs, ())
                 os.fchmod(target_file, attributes.mode)
                 os.utime(target_file, ns=times)
                 os.fsync(target_file)

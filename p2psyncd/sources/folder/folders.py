@@ -14,14 +14,15 @@ from contextlib import suppress
 
 from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Stored
-from p2psyncd.sources.folder.attributes import Attributes
+from p2psyncd.sources.folder.attributes import Attributes, decode_or_plain
 from p2psyncd.sources.folder.beneath import rename_new
 from p2psyncd.sources.folder.catalogue import known_of
-from p2psyncd.sources.folder.fingerprint import fingerprint, is_special, matches
+from p2psyncd.sources.folder.fingerprint import fingerprint, is_special, marked, matches
 from p2psyncd.sources.folder.ignore import holds_only_ignored
 from p2psyncd.sources.folder.layout import STAGING, split_key
 from p2psyncd.sources.folder.replace import SPELLED_OTHERWISE, ExpectedOther, Refused, Replacer
 from p2psyncd.sources.folder.scan import ScanContext
+from p2psyncd.sources.folder.xattrs import Xattrs, bounded, path_beneath, put_xattrs, read_xattrs
 from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
 
 __all__ = ["Folders"]
@@ -43,6 +44,8 @@ class Folders:
         """Directories whose entries changed, and their status before."""
         self.wanted: dict[bytes, Attributes] = {}
         """Directories of the batch, and what they are to be in the end."""
+        self.had: dict[bytes, list[bytes]] = {}
+        """Names of the extended attributes that they had before, as recorded."""
 
     def enter(self, key: bytes) -> tuple[int, bytes]:
         """Return the descriptor of a key's directory, whose entries are about to change, and the key's name."""
@@ -66,6 +69,7 @@ class Folders:
         if base is not None and base.item.kind is Kind.DIRECTORY:
             if status is None or not matches(base.state, self.entered.get(key, status)):
                 raise ExpectedOther
+            self.expect_xattrs(key, base)
         elif status is not None and stat.S_ISDIR(status.st_mode) and base is None:
             self.directories.directory(key)  # EXDEV: a mount point
         else:
@@ -74,13 +78,24 @@ class Folders:
                 self.replacer.take_away(key, base)
             elif status is not None:
                 raise ExpectedOther
-            self.create(*self.enter(key), attributes.mode)
+            self.create(*self.enter(key), attributes)
             if attributes.mode & OWNER_WRITES != OWNER_WRITES:
                 self.read_only_made[key] = attributes.mode
         self.wanted[key] = attributes
 
-    def create(self, directory: int, name: bytes, mode: int) -> None:
-        """Make a directory that has its permissions as soon as it has its name.
+    def expect_xattrs(self, key: bytes, base: Stored) -> None:
+        """Check that a directory has the extended attributes that are recorded: no time tells of a change.
+
+        Raises:
+            ExpectedOther: It has not.
+        """
+        opened = self.directories.directory(key)
+        if marked(base.state, bounded(read_xattrs(opened))) != base.state:
+            raise ExpectedOther
+        self.had[key] = [name for name, _ in decode_or_plain(base.item.meta).xattrs]
+
+    def create(self, directory: int, name: bytes, attributes: Attributes) -> None:
+        """Make a directory that has its permissions and attributes as soon as it has its name.
 
         After a crash the next scan takes what it finds for the user's choice, and passes it on.
 
@@ -93,7 +108,9 @@ class Folders:
         with suppress(FileNotFoundError):
             os.rmdir(NEW_DIRECTORY, dir_fd=staging)
         os.mkdir(NEW_DIRECTORY, 0o700, dir_fd=staging)
-        os.chmod(NEW_DIRECTORY, (mode | OWNER_WRITES) & 0o777, dir_fd=staging)
+        if attributes.xattrs:
+            put_xattrs(path_beneath(staging, NEW_DIRECTORY), attributes.xattrs, (), follow=False)
+        os.chmod(NEW_DIRECTORY, (attributes.mode | OWNER_WRITES) & 0o777, dir_fd=staging)
         try:
             rename_new(staging, NEW_DIRECTORY, directory, name)
         except OSError as error:
@@ -152,14 +169,26 @@ class Folders:
                 if wanted is None:
                     self.leave(key, opened)
                     continue
+                taken = self.put_xattrs(key, opened, wanted)
                 os.fchmod(opened, wanted.mode)
                 if wanted.mode & OWNER_WRITES == OWNER_WRITES:
                     self.read_only_made.pop(key, None)
                 os.utime(opened, ns=(wanted.mtime_ns, wanted.mtime_ns))
-                yield key, fingerprint(os.fstat(opened))
+                yield key, marked(fingerprint(os.fstat(opened)), taken)
             except OSError as error:
                 if wanted is not None:
                     yield key, error
+
+    def put_xattrs(self, key: bytes, opened: int, wanted: Attributes) -> Xattrs:
+        """Give a directory its extended attributes; return those that the file system took.
+
+        Others that it has besides are the next scan's to find.
+        """
+        had = self.had.get(key, [])
+        if not had and not wanted.xattrs:
+            return ()
+        os.fchmod(opened, wanted.mode | OWNER_WRITES)
+        return put_xattrs(opened, wanted.xattrs, had)
 
     def leave(self, key: bytes, opened: int) -> None:
         """Give a directory that was only entered its mode and time back."""

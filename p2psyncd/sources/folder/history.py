@@ -27,6 +27,7 @@ from p2psyncd.errors import NoSuchItem
 from p2psyncd.sources.folder.beneath import Directories, copy_content, exchange, rename_new
 from p2psyncd.sources.folder.conflicts import tag_of
 from p2psyncd.sources.folder.layout import HISTORY, NAME_BYTES_MAX, STAGING, check_key, split_key
+from p2psyncd.sources.folder.xattrs import put_xattrs, read_xattrs
 
 __all__ = ["History", "HistoryLimits", "Version"]
 
@@ -310,6 +311,7 @@ def copy_version(
         target = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=staging)
         try:
             copy_content(source, target)
+            put_xattrs(target, read_xattrs(source), ())
             os.fchmod(target, status.st_mode & 0o7777)
             os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
             os.fsync(target)

@@ -7,6 +7,7 @@ deletes is not associative, and devices that meet in other orders would differ.
 Each side's metadata names the write that made its content and the one that chose its mode. A side
 whose content the other side knew, and replaced, has only changed metadata since: nothing of it is
 lost when it loses, and its chmod joins the other's edit.
+Extended attributes go with the mode (decision 0016).
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def is_old_news(old: Version, new: Version) -> bool:
 
 
 def mode_of(winner: Version, loser: Version) -> Version:
-    """Return the version whose mode is to stay: the only one that changed it, else the winner's."""
-    if winner.attributes.mode == loser.attributes.mode:
+    """Return the version whose mode and xattrs are to stay: the only one that changed them, else the winner's."""
+    if winner.attributes.choice == loser.attributes.choice:
         return winner
     known_to_loser = loser.item.covers(mode_dot(winner.item, winner.attributes))
     known_to_winner = winner.item.covers(mode_dot(loser.item, loser.attributes))
@@ -94,12 +95,13 @@ def mode_of(winner: Version, loser: Version) -> Version:
 
 def combined(content: Version, mode: Version, winner: Version) -> Draft | None:
     """Return the write that joins one side's content with one side's mode; None if that is the winner."""
-    if content is winner and mode.attributes.mode == winner.attributes.mode:
+    if content is winner and mode.attributes.choice == winner.attributes.choice:
         return None
     attributes = Attributes(
         mode=mode.attributes.mode,
         mtime_ns=content.attributes.mtime_ns,
         target=content.attributes.target,
+        xattrs=mode.attributes.xattrs,
         content=content_dot(content.item, content.attributes),
         chosen=mode_dot(mode.item, mode.attributes),
     )

@@ -14,6 +14,7 @@ from p2psyncd.sources.folder.content import EMPTY_DIGEST, OPEN_FLAGS
 from p2psyncd.sources.folder.layout import HISTORY, STAGING, split_key
 from p2psyncd.sources.folder.local import LocalContent
 from p2psyncd.sources.folder.replace import Refused
+from p2psyncd.sources.folder.xattrs import Xattrs, path_beneath, put_xattrs, read_xattrs
 
 __all__ = ["Prepared", "Preparer"]
 
@@ -58,6 +59,7 @@ class Preparer:
         try:
             opened = self.directories.directory(directory)
             if item.kind is Kind.FILE:
+                self.put_xattrs(path, attributes)
                 os.chmod(name, attributes.mode, dir_fd=opened)
             times = (attributes.mtime_ns, attributes.mtime_ns)
             os.utime(name, ns=times, dir_fd=opened, follow_symlinks=False)
@@ -65,6 +67,24 @@ class Preparer:
         except FileNotFoundError:
             raise self.lost(item.digest) from None
         self.ready[item.key] = Prepared(path, status, scratch)
+
+    def put_xattrs(self, path: bytes, attributes: Attributes) -> None:
+        """Give a file its extended attributes and no others.
+
+        Only what comes from history may have some: in staging they are all this program's own files.
+        """
+        is_old = path.startswith(HISTORY)
+        if not is_old and not attributes.xattrs:
+            return
+        directory, name = self.directories.parent(path)
+        target = path_beneath(directory, name)
+        has: Xattrs = ()
+        if is_old:
+            os.chmod(name, 0o600, dir_fd=directory)  # reading and setting them takes the permission to
+            has = read_xattrs(target, follow=False)
+        if has == attributes.xattrs:
+            return
+        put_xattrs(target, attributes.xattrs, [name for name, _ in has], follow=False)
 
     def new_symlink(self, attributes: Attributes) -> bytes:
         """Return the path of a new symlink in staging."""

@@ -34,11 +34,20 @@ from p2psyncd.sources.folder.fingerprint import (
     is_skipped,
     is_special,
     live_state,
+    marked,
     untrusted,
 )
 from p2psyncd.sources.folder.ignore import Ignore, holds_only_ignored
 from p2psyncd.sources.folder.layout import ancestors, is_own, split_key
 from p2psyncd.sources.folder.links import HardLinks
+from p2psyncd.sources.folder.xattrs import (
+    XATTRS_BYTES_MAX,
+    Capacity,
+    Xattrs,
+    bounded,
+    path_beneath,
+    read_xattrs,
+)
 from p2psyncd.sources.source import Dirty, ItemError, Observation, Unapplied
 
 __all__ = ["ScanContext", "scan"]
@@ -136,6 +145,9 @@ class Run:
         self.looked: set[bytes] = set()
         self.linked: dict[int, int] = {}
         """Files that changed and have several names: inode, and how many."""
+        self.capacity = Capacity(directories)
+        self.overloaded: set[bytes] = set()
+        """Keys of what was read with more extended attributes than are synced."""
 
     # Single keys
     def look(self, keys: Collection[bytes], *, whole: frozenset[bytes]) -> Found:
@@ -156,7 +168,7 @@ class Run:
                 continue
             if status is not None and key not in whole:
                 state = self.context.recent.get(key)
-                if state is not None and state == fingerprint(status):
+                if state is not None and state == self.state_of(key, status):
                     continue
             looks.append((key, status))
         known = known_of(self.catalogue, [key for key, _ in looks])
@@ -180,7 +192,7 @@ class Run:
         if directory and status.st_dev != self.device:
             yield ItemError(key=key, reason="another file system is mounted here; it is not synced")
             return
-        unchanged = state == fingerprint(status)
+        unchanged = state == self.state_of(key, status)
         if not unchanged:
             if directory and not is_directory_state(state) and self.is_kept(key, known):
                 yield ItemError(key=key, reason="deleted on another device; kept, it holds ignored files")
@@ -188,6 +200,23 @@ class Run:
             yield from self.changed(key, status, known)
         if directory and (whole or not is_directory_state(state)):
             yield from self.walk(key)
+
+    def state_of(self, key: bytes, status: os.stat_result) -> bytes:
+        """Return the fingerprint of what has a key."""
+        state = fingerprint(status)
+        if len(state) != DIRECTORY_STATE_BYTES:
+            return state
+        return self.directory_state(*self.directories.parent(key), status)
+
+    def directory_state(self, above: int, name: bytes, status: os.stat_result) -> bytes:
+        """Return the fingerprint of a directory, without a mark if its attributes cannot be read."""
+        state = fingerprint(status)
+        if status.st_dev != self.device:
+            return state
+        try:
+            return marked(state, bounded(read_xattrs(path_beneath(above, name), follow=False)))
+        except OSError:
+            return state  # it says why when it is read
 
     def look_at_other_names(self) -> Found:
         """Compare the other names of what changed under one of several; the kernel told of that one."""
@@ -223,9 +252,11 @@ class Run:
         encode = os.fsencode
         print_of = fingerprint
         try:
-            with os.scandir(self.directories.directory(directory)) as entries:
+            opened = self.directories.directory(directory)
+            with os.scandir(opened) as entries:
                 for entry in entries:
-                    key = prefix + encode(entry.name)
+                    name = encode(entry.name)
+                    key = prefix + name
                     state = pop(key, b"")
                     try:
                         status = entry.stat(follow_symlinks=False)
@@ -235,8 +266,11 @@ class Run:
                         elif error.errno != errno.ENOENT:
                             errors.append(ItemError(key=key, reason=reason_of(error)))
                         continue
-                    if state == print_of(status):
-                        if len(state) == DIRECTORY_STATE_BYTES:
+                    now = print_of(status)
+                    if len(now) == DIRECTORY_STATE_BYTES and (directory or not is_own(key)):
+                        now = self.directory_state(opened, name, status)
+                    if state == now:
+                        if is_directory_state(state):
                             below.append(key)
                         elif status.st_nlink > 1 or key in linked:
                             links.note(key, status)
@@ -328,7 +362,8 @@ class Run:
             elif stat.S_ISLNK(mode):
                 found = self.symlink(key, status, known)
             else:
-                found = self.observed(key, Kind.DIRECTORY, status, known)
+                xattrs = self.read_beneath(key) if status.st_dev == self.device else ()
+                found = self.observed(key, Kind.DIRECTORY, status, known, xattrs=xattrs)
         except OSError as error:
             if error.errno in GONE:
                 self.context.busy.add(key)  # gone between two looks
@@ -337,6 +372,14 @@ class Run:
             return
         if found is not None:
             yield found
+        if key in self.overloaded:
+            self.overloaded.discard(key)
+            reason = f"it has more extended attributes than are synced ({XATTRS_BYTES_MAX // 1024} KiB)"
+            yield ItemError(key=key, reason=reason)
+
+    def read_beneath(self, key: bytes) -> Xattrs:
+        """Return the extended attributes of what has a key."""
+        return read_xattrs(path_beneath(*self.directories.parent(key)), follow=False)
 
     def file(self, key: bytes, known: Known | None) -> Observation | None:
         """Return a regular file as it is now; None if it does not hold still."""
@@ -354,7 +397,14 @@ class Run:
         if self.context.links.note(key, status):
             self.linked[status.st_ino] = status.st_nlink
         return self.observed(
-            key, Kind.FILE, status, known, digest=content.digest, size=status.st_size, chunks=content.chunks
+            key,
+            Kind.FILE,
+            status,
+            known,
+            digest=content.digest,
+            size=status.st_size,
+            chunks=content.chunks,
+            xattrs=content.xattrs,
         )
 
     def database(self, key: bytes, known: Known | None, mark: bytes) -> Observation | None:
@@ -383,6 +433,7 @@ class Run:
             size=size,
             chunks=content.chunks,
             mtime_ns=mtime_ns,
+            xattrs=self.read_beneath(key),
         )
         return replace(found, state=state)
 
@@ -404,6 +455,7 @@ class Run:
         target: bytes | None = None,
         chunks: bytes = b"",
         mtime_ns: int | None = None,
+        xattrs: Xattrs = (),
     ) -> Observation:
         """Return the observation of one thing."""
         state = fingerprint(status)
@@ -414,7 +466,12 @@ class Run:
             mode=status.st_mode & MODE_BITS,
             mtime_ns=status.st_mtime_ns if mtime_ns is None else mtime_ns,
             target=target,
+            xattrs=xattrs and bounded(xattrs),
         )
+        if seen.xattrs != xattrs:
+            self.overloaded.add(key)
+        if kind is Kind.DIRECTORY:
+            state = marked(state, seen.xattrs)
         applied = known.applied if known is not None else None
         meta = capture(
             kind,
@@ -422,6 +479,7 @@ class Run:
             seen,
             applied.item if applied is not None else None,
             known.newest if known is not None else None,
+            self.capacity.carried,
         )
         return Observation(
             draft=Draft(key=key, kind=kind, digest=digest, size=size, meta=meta),
