@@ -163,6 +163,8 @@ class World:
         if machine.number in self.amnesiac:
             self.amnesiac.discard(machine.number)
             self.oracle.forgive(sorted(process.device.unrecorded()))
+        # After a power cut its memory may be shorter than what it had when it ended.
+        self.unsettled.setdefault(machine.number, set()).update(process.device.unsettled())
         process.on_stamped_again = self.oracle.forgive
         self.processes[machine.number] = process
         self.nursery.start_soon(self.run, process)
