@@ -210,7 +210,9 @@ class Ledger:
         draft = observation.draft
         if waiting.item.live and waiting.item.same_value(draft):
             page.put(Stored(item=waiting.item, state=observation.state))
-        elif base is not None and base.item.same_value(draft):
+        elif base is not None and (
+            base.item.same_value(draft) or is_touched_directory(draft, base.item, waiting.item)
+        ):
             page.put_pending(Pending(item=waiting.item, base=Stored(item=base.item, state=observation.state)))
         else:
             # A delete, too: an edit that waits beats it, a mere change of metadata does not.
@@ -504,6 +506,15 @@ def folders_above(keys: Iterable[bytes]) -> set[bytes]:
             found.add(above)
             above = above.rpartition(b"/")[0]
     return found
+
+
+def is_touched_directory(draft: Draft, base: Item, waiting: Item) -> bool:
+    """Return whether a directory that something else is about to replace has only other metadata now.
+
+    It has that after half of a batch, when power was cut: nothing of a user's is in it.
+    """
+    kinds = (draft.kind, base.kind)
+    return kinds == (Kind.DIRECTORY, Kind.DIRECTORY) and waiting.live and waiting.kind is not Kind.DIRECTORY
 
 
 def same_content(a: Item, b: Item | Draft) -> bool:
