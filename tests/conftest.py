@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ from p2plab.machine import why_no_machine
 from p2plab.network import Lab, why_no_lab
 
 MARKS = {"lan": why_no_lab, "systemd": why_no_machine}
+
+
+def pytest_configure() -> None:
+    """Undo what a shell does to a job in the background: programs that are tested are stopped by Ctrl-C, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

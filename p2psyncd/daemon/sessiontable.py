@@ -121,7 +121,10 @@ class SessionTable:
             if self.early.pop(share, None) is None:
                 return  # the session began with it just now
             if driver in self.greeted:
-                raise RemoteProtocolError("A second hello came in one session")
+                # Which two hellos belong together is in doubt: both begin again.
+                self.end(share, "a hello came out of turn")
+                self.open(nursery)
+                return
             self.greeted.add(driver)
         elif driver not in self.greeted:
             return  # on its way since a session that ended here; the peer's hello to this one is still to come
