@@ -393,7 +393,10 @@ class Liar:
                 blobs = tuple((digest, self.contents.get(digest)) for digest in request.digests)
                 frame(sock, BlobAnswer(blobs, last=True).encode())
             case ChunkRequest():
-                content = self.contents[request.digest]
+                content = self.contents.get(request.digest)
+                if content is None:
+                    frame(sock, ChunkAnswer(None).encode())
+                    return True
                 steps = [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
                 chunks = b"".join(blake3(step).digest()[:16] + len(step).to_bytes(4, "big") for step in steps)
                 frame(sock, ChunkAnswer(chunks).encode())
