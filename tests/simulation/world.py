@@ -190,7 +190,7 @@ class World:
         for link in self.links_of(process):
             link.drop()
         await process.gone.wait()
-        while self.links_of(process):
+        while self.links_of(process):  # noqa: ASYNC110  (a few steps of the same scheduler)
             await trio.lowlevel.checkpoint()
 
     def links_of(self, process: Process) -> list[Link]:

@@ -351,7 +351,7 @@ async def test_without_inotify_the_caller_is_told_to_scan(
     assert set(hearing.rounds) == {Dirty(subtrees=frozenset({b""}))}
     monkeypatch.setattr(watch_module, "inotify_init", real)
     with trio.fail_after(PATIENCE_S):
-        while here.source.limited is not None or not here.source.watcher.watches:
+        while here.source.limited is not None or not here.source.watcher.watches:  # noqa: ASYNC110  (no event of it)
             await trio.lowlevel.checkpoint()
     here.write("f", "x")
     await hearing.until(lambda: b"f" in hearing.keys)
