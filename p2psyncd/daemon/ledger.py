@@ -346,6 +346,8 @@ class Ledger:
             loser = theirs if merged.winner is Side.OURS else ours.item
             if not self.keep_aside(page, here, loser, merged.aside):
                 return False
+            if ours.item.dot.actor == theirs.dot.actor:
+                self.announce_aside(page, loser, merged.aside)
         if merged.rewrite is not None and self.announces:
             item = supersede(merged.rewrite, self.dot(), self.clock.now_us(), ours.item, theirs)
         else:
@@ -393,6 +395,16 @@ class Ledger:
                 page.put(Stored(item=item, state=base.state if base is not None else b""))
             self.write(page)
         return list(page.puts)
+
+    def announce_aside(self, page: Page, loser: Item, aside: Draft) -> None:
+        """Write a losing version's copy though its bytes are elsewhere: nobody else will see a conflict.
+
+        A later write of the same actor stands for knowing the earlier one, and here it did not: a local
+        edit under a name for which a version waits that this device itself wrote again.
+        """
+        if aside.key not in page.puts and self.store.get(aside.key) is None:
+            copy = supersede(aside, self.dot(), self.clock.now_us()).knowing(loser)
+            page.put_pending(Pending(item=copy, base=None))
 
     def bury(self, entries: Sequence[tuple[bytes, Dot]]) -> set[bytes]:
         """Delete versions that everybody else saw deleted long ago; return the keys that changed.
