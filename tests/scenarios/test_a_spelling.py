@@ -79,7 +79,8 @@ def test_a26_what_a_person_reads_of_names_is_escaped(two: tuple[Device, Device])
     assert SHOWN in checked(a, "conflict", "show", conflict["id"])
     assert SHOWN in checked(b, "history", str(theirs))
     assert SHOWN in checked(b, "history", str(theirs / "damaged" / EVIL))
-    assert SHOWN in checked(a, "events")
+    # People are told of conflicts a moment after these are there.
+    eventually("the conflict is told", lambda: SHOWN in checked(a, "events"))
     # What is no file any more is no deletion, but not what was recorded, either.
     (theirs / "damaged" / EVIL).unlink()
     os.mkfifo(theirs / "damaged" / EVIL)
