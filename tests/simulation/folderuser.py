@@ -180,8 +180,10 @@ class FolderUser:
         return [key for key, one in self.tree() if one is inode]
 
     def put(self, key: bytes, content: bytes, flags: int, *, cut: bool = True) -> None:
-        """Write into a file as it is, or into a new one."""
+        """Write into a file as it is, or into a new one; nothing where it must not be written to."""
         inode = self.at(key)
+        if inode is not None and not self.system.allowed(inode, os.W_OK):
+            return
         names = {key, *(self.names_of(inode) if inode is not None else [])}
         for name in names:
             self.claim(self.replaced, name, inode)
