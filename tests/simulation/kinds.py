@@ -227,6 +227,10 @@ class Machine(Protocol):
         """
         ...
 
+    def unsettled(self) -> AbstractSet[Claim]:
+        """Return what is on the disk and not noted as applied in the state that is on it."""
+        ...
+
     def mint_actor(self) -> ActorId:
         """Return a fresh actor; never the same twice, whatever is restored."""
         ...

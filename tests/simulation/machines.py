@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from random import Random
 
 from kinds import SHARE, Claim, Clock, Hazard
@@ -76,6 +77,14 @@ class CommonMachine:
         store.lose(key)
         return bytes(key)
 
+    def unsettled(self) -> set[Claim]:
+        copy = SimulatedStore.on(StateDisk(self.state.newest), Hazard(), self.mint_nothing, self.clock.now_us)
+        return unsettled_in(copy, self.claims())  # type: ignore[attr-defined]
+
+    @staticmethod
+    def mint_nothing() -> ActorId:
+        return ActorId(bytes(8))
+
 
 class CommonDevice:
     """A replica on a machine; see `kinds.Device`."""
@@ -113,9 +122,7 @@ class CommonDevice:
         return stored is not None and stored.item.digest == digest
 
     def unsettled(self) -> set[Claim]:
-        there: set[Claim] = set(self.machine.claims())  # type: ignore[attr-defined]
-        known = self.store.get_many(sorted({claim.name for claim in there}))
-        return {claim for claim in there if claim.name not in known or not known[claim.name].state}
+        return unsettled_in(self.store, self.machine.claims())  # type: ignore[attr-defined]
 
     def own(self) -> set[Claim]:
         there: set[Claim] = set(self.machine.claims())  # type: ignore[attr-defined]
@@ -136,6 +143,12 @@ class CommonDevice:
 
     def close(self) -> None:
         self.store.leave()
+
+
+def unsettled_in(store: SimulatedStore, claims: AbstractSet[Claim]) -> set[Claim]:
+    """Return what is on a disk and not noted as applied."""
+    known = store.get_many(sorted({claim.name for claim in claims}))
+    return {claim for claim in claims if claim.name not in known or not known[claim.name].state}
 
 
 def counted(store: SimulatedStore) -> Counts:

@@ -63,17 +63,28 @@ class Link:
 class Wire:
     """One direction of a connection."""
 
-    def __init__(self, sender: Process, latency_s: float, random: Random, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sender: Process,
+        receiver: Process,
+        latency_s: float,
+        random: Random,
+        log: Callable[[str], None],
+    ) -> None:
         self.sender = sender
+        self.receiver = receiver
         self.latency_s = latency_s
         self.random = random
         self.log = log
         self.messages: list[str] = []
+        self.under_way = 0
+        """Messages that were sent and have not come."""
         self.outbox, self.inbox = trio.open_memory_channel[bytes](QUEUED_MAX)
 
     def post(self, message: Message) -> None:
         if not self.sender.machine.hazard.dead:
             self.messages.append(type(message).__name__)
+            self.under_way += 1
             self.outbox.send_nowait(encode_frame(encode_message(message)))
 
     async def stream(self, message: Message) -> None:
@@ -89,9 +100,11 @@ class Wire:
             for piece in (frame[:cut], frame[cut:]):
                 for payload in decoder.feed(piece):
                     message = decode_message(payload)
-                    self.log(f"{self.sender.machine.number} sends {describe(message)}")
+                    ends = f"{self.sender.machine.number} to {self.receiver.machine.number}"
+                    self.log(f"{ends}: {describe(message)}")
                     await table.dispatch(message, nursery)  # type: ignore[arg-type]
                 await trio.lowlevel.checkpoint()
+            self.under_way -= 1
 
 
 def describe(message: Message) -> str:
@@ -134,8 +147,8 @@ class Connection:
         self.a, self.b = a, b
         self.latency_s = latency_s
         self.scope = trio.CancelScope()
-        self.a_to_b = Wire(a, latency_s, random, log)
-        self.b_to_a = Wire(b, latency_s, random, log)
+        self.a_to_b = Wire(a, b, latency_s, random, log)
+        self.b_to_a = Wire(b, a, latency_s, random, log)
         self.table_a = Side(a, b, self.a_to_b).table
         self.table_b = Side(b, a, self.b_to_a).table
 
@@ -166,6 +179,16 @@ class Connection:
     @property
     def talk(self) -> tuple[list[str], list[str]]:
         return self.a_to_b.messages, self.b_to_a.messages
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether both sides have a session that has got as far as pushing what arrives, and nothing is under way.
+
+        A session that failed begins again only after a while, and what is late comes later still.
+        """
+        drivers = [table.drivers.get(SHARE) for table in (self.table_a, self.table_b)]
+        begun = all(driver is not None and driver.session.pushes for driver in drivers)
+        return begun and not self.a_to_b.under_way and not self.b_to_a.under_way
 
     def driver_of(self, process: Process) -> SessionDriver | None:
         """Return one side's session."""

@@ -98,6 +98,9 @@ class Oracle:
             del self.claims[claim]
         self.displaced.update(claim.value for claim in struck.claims())
         still = {claim for machine in machines for claim in machine.claims()}
+        # Two users wrote the same value under two names, and one of the two is gone with the disk: whoever takes
+        # the other one away takes away all that there is of it.
+        self.displaced.update(claim.value for claim in self.claims if claim not in still)
         for claim in [claim for claim, number in self.deleted.items() if number == struck.number]:
             if claim in still:
                 del self.deleted[claim]  # the delete was undone before everybody had heard of it

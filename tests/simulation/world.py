@@ -16,6 +16,7 @@ from plan import Plan, Step
 from process import Process
 
 from p2psyncd.core.ids import DeviceId
+from p2psyncd.core.item import Item
 from p2psyncd.daemon.forgetting import forget_now
 from p2psyncd.daemon.replica import EVERYTHING, Phase
 from p2psyncd.daemon.signal import Signal
@@ -115,6 +116,9 @@ class World:
             case "power", [int(seed)]:
                 await self.kill(machine)
                 machine.cut_power(Random(seed))
+                # What it had put there may be undone in its memory alone: removed before the next process looks,
+                # it passes for not put there yet.
+                self.unsettled.setdefault(machine.number, set()).update(machine.unsettled())
                 self.struck(machine)
             case "snapshot", []:
                 self.snapshot(machine)
@@ -386,7 +390,7 @@ class World:
                 if p.machine.mode == "send-receive"
             )
             and all(p.lives and is_able(p.device.replica) for p in self.running())
-            and all(link.connection is not None for link in self.links.values())
+            and all(link.connection is not None and link.connection.at_rest for link in self.links.values())
         )
 
     def waits_for_senders(self, process: Process) -> bool:
@@ -394,9 +398,15 @@ class World:
 
         Whoever holds such a file puts it aside, and these take in nothing that would tell them to.
         """
-        senders = {p.device.store.actor() for p in self.running() if p.machine.mode == "send-only"}
+        senders = [p for p in self.running() if p.machine.mode == "send-only"]
+
+        def is_held(item: Item) -> bool:
+            """Return whether a device that only sends has this very version in place."""
+            rows = (p.device.store.get(item.key) for p in senders)
+            return any(row is not None and row.item.dot == item.dot and row.state for row in rows)
+
         return bool(senders) and all(
-            pending.item.dot.actor in senders and pending.item.key in process.device.applier.failures
+            pending.item.key in process.device.applier.failures and is_held(pending.item)
             for pending in process.device.store.pending(limit=1000)
         )
 
