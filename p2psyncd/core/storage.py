@@ -135,7 +135,11 @@ class ShareStorage(Protocol):
         ...
 
     def below(self, prefix: bytes) -> Iterator[Listed]:
-        """Yield every live or still applied item whose key is `prefix` or lies under `prefix + b"/"`."""
+        """Yield every live or still applied item whose key is `prefix` or lies under `prefix + b"/"`, in key order."""
+        ...
+
+    def count_listed(self) -> int:
+        """Return how many live or still applied items there are: what `below(b"")` yields."""
         ...
 
     def live_below(self, directory: bytes) -> bool:

@@ -131,7 +131,7 @@ class ShareReader:
         ]
 
     def below(self, prefix: bytes) -> Iterator[Listed]:
-        """Yield every live or still applied item whose key is `prefix` or lies under `prefix + b"/"`."""
+        """Yield every live or still applied item whose key is `prefix` or lies under `prefix + b"/"`, in key order."""
         if prefix:
             rows = self.database.rows(f"{LISTED} WHERE key = ? AND mark IS NOT NULL", (prefix,))
             yield from (Listed(key=key, kind=kind, state=state) for key, kind, state in rows)
@@ -146,6 +146,11 @@ class ShareReader:
             if len(rows) < PAGE:
                 return
             after = rows[-1][0]
+
+    def count_listed(self) -> int:
+        """Return how many live or still applied items there are."""
+        count: int = self.database.row("SELECT count(*) FROM items WHERE mark IS NOT NULL")[0]
+        return count
 
     def live_below(self, directory: bytes) -> bool:
         """Return whether any live item lies under `directory + b"/"`."""

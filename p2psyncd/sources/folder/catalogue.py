@@ -40,7 +40,11 @@ class Catalogue(Protocol):
         ...
 
     def below(self, prefix: bytes) -> Iterator[Listed]:
-        """Yield live or still applied items at and below a key."""
+        """Yield live or still applied items at and below a key, in key order."""
+        ...
+
+    def count_listed(self) -> int:
+        """Return how many live or still applied items there are."""
         ...
 
 

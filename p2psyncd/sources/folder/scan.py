@@ -113,6 +113,7 @@ def scan(context: ScanContext, dirty: Dirty) -> Found:
         run = Run(context, directories)
         if b"" in subtrees:
             yield from run.walk(b"")
+            run.look_for_orphans()
         else:
             tops = [key for key in subtrees if not any(above in subtrees for above in ancestors(key))]
             yield from run.look({*dirty.keys, *tops}, whole=frozenset(tops))
@@ -140,6 +141,8 @@ class Run:
         self.now_ns = context.clock.now_us() * 1000
         self.gone: dict[bytes, bytes] = {}
         self.walked: set[bytes] = set()
+        self.met = 0
+        """Listed items that walking came across."""
         self.replaced: list[bytes] = []
         """Keys of directories that gave way to something else."""
         self.looked: set[bytes] = set()
@@ -243,6 +246,7 @@ class Run:
     def walk_one(self, directory: bytes, below: list[bytes]) -> Found:
         """Compare the entries of one directory; append the directories among them to `below`."""
         listed = {entry.key: entry.state for entry in self.catalogue.listing(directory)}
+        self.met += len(listed)
         differing: list[tuple[bytes, os.stat_result]] = []
         errors: list[ItemError] = []
         prefix = directory + b"/" if directory else b""
@@ -498,6 +502,26 @@ class Run:
             for entry in self.catalogue.below(key):
                 if entry.state and entry.key != key:
                     self.lost(entry.key, entry.state)
+
+    def look_for_orphans(self) -> None:
+        """Note what walking does not lead to and is not there: it lies below what is not listed as a directory.
+
+        The directory's row went with a damaged disk, say, and the directory itself before the row was written again.
+        """
+        if self.met == self.catalogue.count_listed():
+            return
+        directories = {b""}
+        for entry in self.catalogue.below(b""):
+            if is_directory_state(entry.state):
+                directories.add(entry.key)
+            if not entry.state or entry.key in self.gone or split_key(entry.key)[0] in directories:
+                continue
+            try:
+                there = self.directories.status(entry.key) is not None
+            except OSError:
+                continue  # unknown; who walked there has said why
+            if not there:
+                self.lost(entry.key, entry.state)
 
     def lost(self, key: bytes, state: bytes) -> None:
         """Note that one listed thing is not there."""

@@ -119,11 +119,14 @@ class MemoryStorage:
         return [one for one in found if one is not None]
 
     def below(self, prefix: bytes) -> Iterator[Listed]:
-        for key in list(self.items):
+        for key in sorted(self.items):
             if not prefix or key == prefix or key.startswith(prefix + b"/"):
                 found = self.listed(key)
                 if found is not None:
                     yield found
+
+    def count_listed(self) -> int:
+        return sum(1 for _ in self.below(b""))
 
 
 @dataclass
