@@ -7,6 +7,7 @@ from typing import NewType
 
 __all__ = [
     "ACTOR_ID_BYTES",
+    "BASELINE_ACTOR",
     "DEVICE_ID_BYTES",
     "SHARE_ID_BYTES",
     "ActorId",
@@ -24,6 +25,9 @@ ShareId = NewType("ShareId", bytes)
 ACTOR_ID_BYTES = 8
 DEVICE_ID_BYTES = 32
 SHARE_ID_BYTES = 16
+
+BASELINE_ACTOR = ActorId(bytes(ACTOR_ID_BYTES))
+"""Nobody's: what was there on both sides before they met has this writer, so that equal things are equal entries."""
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 GROUP = 7

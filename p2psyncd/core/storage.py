@@ -146,8 +146,16 @@ class ShareStorage(Protocol):
         """Return whether any live item lies under `directory + b"/"`."""
         ...
 
+    def beginning(self, prefix: bytes) -> list[Stored]:
+        """Return the items whose keys begin so (and not with 0xff at the end), tombstones included (at most 256)."""
+        ...
+
     def conflicts(self) -> list[Stored]:
-        """Return the live conflict copies, in key order."""
+        """Return the items that are or hold conflicts, in key order."""
+        ...
+
+    def withheld(self) -> list[Stored]:
+        """Return the items whose state is one zero byte: settled, and on purpose not shown."""
         ...
 
     def totals(self) -> Totals:
@@ -189,6 +197,8 @@ class ShareStorage(Protocol):
 
     def forget(self, covered: Knowledge, *, covered_before_us: int, before_us: int) -> int:
         """Forget applied tombstones and note them in G; return how many.
+
+        One that knows of a write which K does not cover stays: what it deleted would come as new.
 
         Args:
             covered: What every member knows.

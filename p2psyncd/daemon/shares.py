@@ -38,7 +38,7 @@ from p2psyncd.errors import (
     ShareExists,
     ShareHeld,
 )
-from p2psyncd.sources.folder.conflicts import is_conflict
+from p2psyncd.sources.folder.conflicts import is_conflict_copy
 from p2psyncd.sources.folder.folder import FolderSource
 from p2psyncd.sources.folder.guard import check_new_root, create_marker, remove_marker
 from p2psyncd.sources.folder.history import HistoryLimits
@@ -336,7 +336,7 @@ class Shares:
             share_id=record.id,
             secret=record.secret,
             mint_actor=lambda: ActorId(self.entropy(8)),
-            is_conflict=is_conflict,
+            is_conflict=is_conflict_copy,
             received_us=self.clock.now_us,
         )
         undo.callback(store.close)

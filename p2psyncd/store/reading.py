@@ -30,6 +30,7 @@ __all__ = ["ACTOR", "ShareReader"]
 SAME_DIGEST_MAX = 16
 # Of many equal files that are about to go any will do, but a move may have used some up.
 SAME_BASE_MAX = 256
+BEGINNING_MAX = 256
 # Rows in one step of an iteration: a few milliseconds, a megabyte at most.
 PAGE = 1000
 LISTED = "SELECT key, iif(disk_kind, disk_kind, kind), disk_state FROM items"
@@ -161,9 +162,22 @@ class ShareReader:
         )
         return found is not None
 
+    def beginning(self, prefix: bytes) -> list[Stored]:
+        """Return the items whose keys begin so, tombstones included, in key order (at most 256)."""
+        rows = self.database.rows(
+            f"SELECT {STORED} FROM items i WHERE i.key >= ? AND i.key < ? ORDER BY i.key LIMIT ?",
+            (prefix, prefix[:-1] + bytes([prefix[-1] + 1]), BEGINNING_MAX),
+        )
+        return [stored_of(row, self.actors) for row in rows]
+
     def conflicts(self) -> list[Stored]:
-        """Return the live conflict copies, in key order."""
+        """Return the items that are or hold conflicts, in key order."""
         rows = self.database.rows(f"SELECT {STORED} FROM items i WHERE i.conflict = 1 ORDER BY i.key")
+        return [stored_of(row, self.actors) for row in rows]
+
+    def withheld(self) -> list[Stored]:
+        """Return the items whose state is one zero byte: settled, and on purpose not shown."""
+        rows = self.database.rows(f"SELECT {STORED} FROM items i WHERE i.disk_state = x'00' ORDER BY i.key")
         return [stored_of(row, self.actors) for row in rows]
 
     # Delta log

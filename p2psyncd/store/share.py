@@ -10,11 +10,11 @@ from blake3 import blake3
 
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Item
-from p2psyncd.core.knowledge import Knowledge
+from p2psyncd.core.knowledge import Knowledge, includes
 from p2psyncd.core.merkle import Entry
 from p2psyncd.core.storage import NOTHING, Pending, Stored, Totals
 from p2psyncd.core.trie import entry_hash, key_hash, refresh
-from p2psyncd.core.version import Dot, pack_vector
+from p2psyncd.core.version import Dot, pack_vector, unpack_vector
 from p2psyncd.errors import StateCorrupt
 from p2psyncd.store.counts import COUNTS, Counts
 from p2psyncd.store.database import Database
@@ -43,7 +43,7 @@ class ShareStore(ShareReader):
         database: Database,
         secret: bytes,
         *,
-        is_conflict: Callable[[bytes], bool],
+        is_conflict: Callable[[Item], bool],
         received_us: Callable[[], int],
     ) -> None:
         super().__init__(database, secret)
@@ -65,7 +65,7 @@ class ShareStore(ShareReader):
         share_id: ShareId,
         secret: bytes,
         mint_actor: Callable[[], ActorId],
-        is_conflict: Callable[[bytes], bool],
+        is_conflict: Callable[[Item], bool],
         received_us: Callable[[], int],
     ) -> ShareStore:
         """Open a share's file, making it if there is none.
@@ -75,7 +75,7 @@ class ShareStore(ShareReader):
             share_id: The share; another share's file is refused.
             secret: Keys the trie's key hashes, 32 bytes, the same on all devices of the share.
             mint_actor: Gives a new actor (8 random bytes) where the file has none.
-            is_conflict: Whether a key names a conflict copy; pure.
+            is_conflict: Whether an item is a conflict copy, or holds what lost a conflict; pure.
             received_us: The wall clock, microseconds since 1970.
 
         Raises:
@@ -222,7 +222,7 @@ class ShareStore(ShareReader):
                     disk_kind,
                     disk_state,
                     received_us,
-                    1 if kind and is_conflict(key) else 0,
+                    1 if is_conflict(item) else 0,
                     failed and storable(failed),
                 )
             )
@@ -308,17 +308,25 @@ class ShareStore(ShareReader):
         """Forget applied tombstones that everybody knows, or that are old, and note them in G."""
         count = 0
         # The newest row stays: its arrival number must not be given twice.
-        condition = "kind = 0 AND pending = 0 AND arrived < (SELECT max(arrived) FROM items)"
+        # What lost to a delete is listed until somebody resolves it.
+        condition = "kind = 0 AND pending = 0 AND conflict = 0 AND arrived < (SELECT max(arrived) FROM items)"
         with self.transaction(durable=True):
+            seen = self.knowledge()
             for ref, actor in self.database.rows("SELECT ref, actor FROM actors"):
                 known = covered.get(actor, -1)
-                gone = self.database.rows(
-                    f"DELETE FROM items WHERE {condition} AND actor = ?"  # noqa: S608
-                    " AND (received_us < ? OR (received_us < ? AND seq <= ?)) RETURNING seq",
+                found = self.database.rows(
+                    f"SELECT arrived, seq, vector FROM items WHERE {condition} AND actor = ?"  # noqa: S608
+                    " AND (received_us < ? OR (received_us < ? AND seq <= ?))",
                     (ref, before_us, covered_before_us, known),
                 )
+                # What it deleted must be known to have been seen (of a device that only sends it may not be):
+                # it would come as new otherwise.
+                gone = [
+                    (arrived, seq) for arrived, seq, vector in found if includes(seen, unpack_vector(vector))
+                ]
                 if gone:
-                    self.raise_to("forgotten", {actor: max(seq for (seq,) in gone)})
+                    self.database.run_many("DELETE FROM items WHERE arrived = ?", [(at,) for at, _ in gone])
+                    self.raise_to("forgotten", {actor: max(seq for _, seq in gone)})
                     count += len(gone)
             if count:
                 self.counts = Counts.of(self.database.row(COUNTS))

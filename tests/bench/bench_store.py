@@ -109,7 +109,7 @@ def main() -> None:
                 share_id=ShareId(bytes(16)),
                 secret=bytes(32),
                 mint_actor=lambda: ACTOR,
-                is_conflict=lambda key: b".conflict-" in key,
+                is_conflict=lambda item: b".conflict-" in item.key,
                 received_us=lambda: 10**15,
             )
 

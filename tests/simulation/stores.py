@@ -15,7 +15,7 @@ from kinds import SECRET, SHARE, Hazard
 
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.merkle import key_hash
-from p2psyncd.sources.folder.conflicts import is_conflict
+from p2psyncd.sources.folder.conflicts import is_conflict_copy
 from p2psyncd.store.counts import COUNTS, Counts
 from p2psyncd.store.database import MEMORY, Database, connect
 from p2psyncd.store.share import ShareStore
@@ -72,7 +72,7 @@ class SimulatedStore(ShareStore):
             connection.deserialize("main", disk.newest)
         database = Database(connection, MEMORY, shared=False)
         database.migrate("share")
-        store = cls(database, SECRET, is_conflict=is_conflict, received_us=received_us)
+        store = cls(database, SECRET, is_conflict=is_conflict_copy, received_us=received_us)
         store.disk, store.hazard = disk, hazard
         store.identify(SHARE, mint_actor)
         return store

@@ -30,7 +30,7 @@ class Share:
             "share_id": self.ID,
             "secret": self.SECRET,
             "mint_actor": lambda: self.ACTOR,
-            "is_conflict": lambda key: b".conflict-" in key,
+            "is_conflict": lambda item: item.live and b".conflict-" in item.key,
             "received_us": lambda: self.now_us,
         }
         return ShareStore.open(path or self.path, **(settings | changes))  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ store = ShareStore.open(
     share_id=ShareId(b"a share's own id"),
     secret=bytes(range(32)),
     mint_actor=lambda: ActorId(b"our self"),
-    is_conflict=lambda key: False,
+    is_conflict=lambda item: False,
     received_us=lambda: 1,
 )
 for n in count():

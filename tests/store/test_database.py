@@ -86,11 +86,11 @@ def test_a_file_cut_short_is_noticed(share: Any) -> None:
 def test_damage_that_comes_later_is_noticed_too(share: Any) -> None:
     filled(share)
     store = share.open()
+    reader = store.reader()
     size = share.path.stat().st_size
     with share.path.open("r+b") as file:
         file.seek(4096)
         file.write(bytes(size - 4096))
-    reader = store.reader()
     with pytest.raises(StateCorrupt, match=r"share\.db"):
         list(reader.below(b""))
     reader.close()

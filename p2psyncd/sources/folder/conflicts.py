@@ -15,12 +15,23 @@ from p2psyncd.core.version import Dot
 from p2psyncd.sources.folder.attributes import decode_or_plain
 from p2psyncd.sources.folder.layout import KEY_BYTES_MAX, NAME_BYTES_MAX
 
-__all__ = ["ConflictName", "aside_key", "is_conflict", "parse_conflict", "tag_of"]
+__all__ = [
+    "ConflictName",
+    "aside_key",
+    "copies_begin",
+    "is_conflict",
+    "is_conflict_copy",
+    "is_copy_of",
+    "parse_conflict",
+    "tag_of",
+]
 
 CONFLICT = re.compile(
     rb"(?P<stem>.+) \(conflict (?P<time>\d{4}-\d\d-\d\d \d\d-\d\d-\d\d) (?P<tag>[0-9a-f]{12})\)(?P<extension>\.[^./ ]{1,32})?",
     re.DOTALL,
 )
+MARK = " (conflict {time} {tag})"
+BEFORE_MARK = b" (conflict "
 TIME_FORMAT = "%Y-%m-%d %H-%M-%S"
 # What follows the last dot counts as an extension up to this length, and only without spaces.
 EXTENSION_BYTES_MAX = 33
@@ -28,6 +39,7 @@ ACTOR_TAG_BYTES = 4
 SEQ_TAG_MASK = 0xFFFF
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_9999_S = 253_402_300_799
+MARK_BYTES = len(MARK.format(time="2026-11-23 04-47-12", tag="3f9a2c1b07d1"))
 
 
 class ConflictName(NamedTuple):
@@ -79,16 +91,35 @@ def aside_key(item: Item) -> bytes:
     dot = decode_or_plain(item.meta).content
     time_us = item.hlc if dot is None else dot.seq
     dot = dot or item.dot
-    directory, slash, name = item.key.rpartition(b"/")
-    stem, extension = split_extension(name)
     seconds = min(time_us // 1_000_000, YEAR_9999_S)
     time = (EPOCH + timedelta(seconds=seconds)).strftime(TIME_FORMAT)
-    mark = f" (conflict {time} {tag_of(dot)})".encode()
-    stem = shorten(stem, NAME_BYTES_MAX - len(mark) - len(extension))
+    start, extension = around_mark(item.key)
+    return start + MARK.format(time=time, tag=tag_of(dot)).encode() + extension
+
+
+def around_mark(key: bytes) -> tuple[bytes, bytes]:
+    """Return what stands before and after the mark in the keys of a path's conflict copies."""
+    directory, slash, name = key.rpartition(b"/")
+    stem, extension = split_extension(name)
+    stem = shorten(stem, NAME_BYTES_MAX - MARK_BYTES - len(extension))
     # Where a path can be no longer the copy lies further up.
     while len(directory) + len(slash) + NAME_BYTES_MAX > KEY_BYTES_MAX:
         directory, slash, _ = directory.rpartition(b"/")
-    return directory + slash + stem + mark + extension
+    return directory + slash + stem, extension
+
+
+def copies_begin(key: bytes) -> bytes:
+    """Return how the keys of all conflict copies of a path begin; those of others may begin so, too."""
+    return around_mark(key)[0] + BEFORE_MARK
+
+
+def is_copy_of(copy: bytes, key: bytes) -> bool:
+    """Return whether a key names a conflict copy of a path."""
+    start, extension = around_mark(key)
+    found = parse_conflict(copy)
+    return (
+        found is not None and copy == start + MARK.format(time=found.time, tag=found.tag).encode() + extension
+    )
 
 
 def parse_conflict(key: bytes) -> ConflictName | None:
@@ -101,7 +132,12 @@ def parse_conflict(key: bytes) -> ConflictName | None:
     return ConflictName(directory + slash + original, found["time"].decode(), found["tag"].decode())
 
 
+def is_conflict_copy(item: Item) -> bool:
+    """Return whether an item is a live conflict copy; pure."""
+    return item.live and is_conflict(item.key)
+
+
 def is_conflict(key: bytes) -> bool:
     """Return whether a key names a conflict copy."""
     # The plain search first: this runs for every item that is stored.
-    return b" (conflict " in key and parse_conflict(key) is not None
+    return BEFORE_MARK in key and parse_conflict(key) is not None
