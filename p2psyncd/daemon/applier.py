@@ -149,6 +149,17 @@ class Applier:
         if again:
             self.work.fire()
 
+    def ask_again(self) -> None:
+        """Let all peers be asked again for what they had not got.
+
+        A file that a peer could not answer from at that moment (its mode was just changed, say) may be there all
+        the time, and nothing that peer does later says so.
+        """
+        if any(wanted.asked for wanted in self.wanted.values()):
+            for wanted in self.wanted.values():
+                wanted.asked.clear()
+            self.work.fire()
+
     async def give_up(self, keys: Sequence[bytes], digests: Sequence[bytes]) -> list[bytes]:
         """Stop waiting for contents that nobody has; return the keys whose version before it stays."""
         ledger = self.replica.ledger

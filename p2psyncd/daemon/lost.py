@@ -1,7 +1,7 @@
 """Contents that no device has any more: what was announced, and went with a disk before anybody had fetched it.
 
 Waiting for such a content would never end, and nobody could be sure that a share is in sync. When all
-members of the share are connected and each has said, for some minutes, that it has not got the content,
+members of the share are connected and each has said, every minute for some, that it has not got the content,
 the version is given up: the one before it stays, or nothing. Nothing is lost by that which was not lost
 already; a member that is away may still have it, so nobody decides while one is.
 """
@@ -56,3 +56,4 @@ async def give_up_lost_contents(
             for key in await applier.give_up(keys, lost):
                 log.warning("content_lost share=%s key=%r", applier.replica.share.hex()[:8], key)
                 tell(key)
+        applier.ask_again()
