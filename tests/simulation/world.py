@@ -144,7 +144,7 @@ class World:
     def operate(self, machine: Machine, operation: Operation, *, noticed: bool) -> None:
         deed = machine.operate(operation)
         process = self.processes.get(machine.number)
-        if process is not None and process.scanned:
+        if process is not None and process.lives and process.scanned:
             self.unsettled.pop(machine.number, None)
         self.oracle.note(deed, machine, unsettled=self.unsettled.get(machine.number, set()))
         if noticed and process is not None:
