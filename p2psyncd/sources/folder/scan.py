@@ -512,9 +512,11 @@ class Run:
             return
         directories = {b""}
         for entry in self.catalogue.below(b""):
-            if is_directory_state(entry.state):
-                directories.add(entry.key)
-            if not entry.state or entry.key in self.gone or split_key(entry.key)[0] in directories:
+            if split_key(entry.key)[0] in directories:
+                if is_directory_state(entry.state):
+                    directories.add(entry.key)
+                continue
+            if not entry.state or entry.key in self.gone:
                 continue
             try:
                 there = self.directories.status(entry.key) is not None
