@@ -148,16 +148,23 @@ class Oracle:
 
     def kept_at_home(self, processes: list[Process]) -> set[Claim]:
         """Return what only its own device need have: a device that only sends, and takes in no other's version,
-        never learns that it lost a conflict, and makes no copy of what is under its name still.
+        never learns that it lost a conflict, and makes no copy of what is under its name still: the name where
+        it was put, or, after a power cut that undid a rename, the one it had before.
         """
         there = {p.machine.number: p.machine.claims() for p in processes if p.machine.mode == "send-only"}
-        return {c for c, number in self.claims.items() if c in there.get(number, ()) and self.is_contested(c)}
+        return {
+            claim
+            for claim, number in self.claims.items()
+            for one in there.get(number, ())
+            if (one == claim or (one.value == claim.value and claim.value in self.displaced))
+            and self.is_contested(one.name, number)
+        }
 
-    def is_contested(self, claim: Claim) -> bool:
-        """Return whether another machine wrote the same name, or one above or below it."""
+    def is_contested(self, there: bytes, number: int) -> bool:
+        """Return whether another machine than `number` wrote the same name, or one above or below it."""
         return any(
-            numbers - {self.claims[claim]}
-            and (claim.name + b"/").startswith(name + b"/") | (name + b"/").startswith(claim.name + b"/")
+            numbers - {number}
+            and (there + b"/").startswith(name + b"/") | (name + b"/").startswith(there + b"/")
             for name, numbers in self.writers.items()
         )
 

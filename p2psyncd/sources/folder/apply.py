@@ -243,6 +243,9 @@ class Batch:
         base = self.base_of(pending)
         source = self.preparer.ready[key].path
         if base is not None and base.item.kind is Kind.DIRECTORY:
+            status = self.replacer.status(key)
+            if status is None or not stat.S_ISDIR(status.st_mode):
+                raise ExpectedOther
             if self.is_kept(key):
                 if isinstance(self.outcomes[key], Applied):
                     raise Refused("a folder of this name holds ignored files")
