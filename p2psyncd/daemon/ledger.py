@@ -352,8 +352,10 @@ class Ledger:
             item = supersede(merged.rewrite, self.dot(), self.clock.now_us(), ours.item, theirs)
         else:
             winner, loser = (ours.item, theirs) if merged.winner is Side.OURS else (theirs, ours.item)
-            # A winner that claimed to know the loser would replace it, where its bytes are, without a copy.
-            item = winner if merged.aside is not None else winner.knowing(loser)
+            # A winner that claimed to know the loser would replace it, where its bytes are, without a copy; and a
+            # delete that claimed to know an edit would delete it, where somebody could have written it again.
+            unsettled = merged.aside is not None or merged.rewrite is not None
+            item = winner if unsettled else winner.knowing(loser)
             stored = page.stored.get(item.key)
             if item is ours.item and stored is not None and stored.item is item:
                 return True
