@@ -15,6 +15,10 @@ __all__ = [
     "CodeExpired",
     "ConfigError",
     "DaemonNotRunning",
+    "DatabaseBusy",
+    "DatabaseDamaged",
+    "DatabaseNotWritable",
+    "DatabaseUnavailable",
     "DatabasesUnsupported",
     "DeviceDoubled",
     "DeviceRefused",
@@ -29,6 +33,8 @@ __all__ = [
     "NoSuchItem",
     "NoSuchOffer",
     "NoSuchShare",
+    "NotADatabase",
+    "NotADatabase",
     "NotAFolder",
     "NotHeld",
     "P2psyncError",
@@ -45,6 +51,8 @@ __all__ = [
     "StateForked",
     "StateTooNew",
     "TimedOut",
+    "Undecided",
+    "Waiting",
     "WrongCode",
 ]
 
@@ -165,6 +173,36 @@ class DatabasesUnsupported(P2psyncError):
     wire_code = "unsupported"
 
 
+class DatabaseUnavailable(P2psyncError):
+    """The database cannot be used now; nothing was changed. `p2psync status` says how the share stands."""
+
+    wire_code = "database_unavailable"
+
+
+class DatabaseBusy(DatabaseUnavailable):
+    """An app keeps this database locked. Nothing need be done: it is synced as soon as the app lets go of it, at the latest when the app is closed."""
+
+    wire_code = "database_busy"
+
+
+class DatabaseNotWritable(DatabaseUnavailable):
+    """This user cannot write the database. Make the file and its folder writable for the user that p2psyncd runs as: SQLite keeps a journal beside the file."""
+
+    wire_code = "database_not_writable"
+
+
+class DatabaseDamaged(DatabaseUnavailable):
+    """The database is damaged; nothing was changed. Close its app and put a backup back, or rescue what is left with `sqlite3 FILE .recover`; then `p2psync share approve NAME`."""
+
+    wire_code = "database_damaged"
+
+
+class NotADatabase(DatabaseUnavailable):
+    """This file is no SQLite database, or it is encrypted. Check the path; an encrypted database cannot be synced."""
+
+    wire_code = "not_a_database"
+
+
 class FileSystemUnfit(P2psyncError):
     """The file system cannot replace files safely. Choose a folder on ext4, XFS, btrfs or another Linux file system."""
 
@@ -212,6 +250,25 @@ class ShareHeld(P2psyncError):
 
     exit_code = 5
     wire_code = "held"
+
+
+class Waiting(P2psyncError):
+    """Another program keeps the database locked. Nothing is lost, and it goes on by itself when that program lets go of it."""
+
+    wire_code = "waiting"
+
+
+class NotADatabase(P2psyncError):
+    """This cannot be shared as a database. Give the path of an SQLite file that is not encrypted."""
+
+    wire_code = "not_a_database"
+
+
+class Undecided(P2psyncError):
+    """There are rows in that file already. Say `--merge` to unite both, or `--adopt` to put the file aside and take the peer's."""
+
+    exit_code = 5
+    wire_code = "undecided"
 
 
 class PathUnsafe(P2psyncError):

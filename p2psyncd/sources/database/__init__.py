@@ -1,0 +1,1 @@
+"""SQLite databases that unmodified apps use, kept equal row by row."""

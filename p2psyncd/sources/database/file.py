@@ -1,0 +1,337 @@
+"""An app's database file: opened, worked on and closed again, so that the app never notices.
+
+- **No connection is ever left open.** An idle one keeps `-wal`, so that a backup copied over the file is
+  undone by it, and an app could not leave WAL. Closing ours is what closing any program's is: where it was
+  the last, SQLite checkpoints and removes `-wal`; where the app has the database open, nothing happens.
+- **Nothing here opens the file other than through SQLite**, and of SQLite there is one library in this process:
+  closing any descriptor of a file drops all POSIX locks that the process has on it, also those of another
+  thread's transaction. What can be asked without a descriptor is asked with `stat`. (`-wal` may be opened:
+  SQLite takes its locks on the database and on `-shm`, never there.)
+- **The file must be the one that the share was opened with**, or nothing is read from it or written to it: a
+  backup that was moved over it, or a file made anew, is for the guard to judge.
+- **Journal modes are the app's.** Only WAL is recorded in the file, and nothing here changes it.
+- **What is committed here is durable.** Peers are told that it is here, so that they need not keep it for
+  this device. In WAL the commit waits for the disk with `synchronous=FULL`, in the other modes only
+  with EXTRA is the journal's removal certain, too; without that, a power cut would roll the commit back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import apsw
+
+from p2psyncd.core.guard import has_room
+from p2psyncd.errors import (
+    DatabaseBusy,
+    DatabaseDamaged,
+    DatabaseNotWritable,
+    FolderMissing,
+    NotADatabase,
+    NotAFolder,
+    ShareHeld,
+)
+
+__all__ = ["DatabaseAccess", "DatabaseFile", "Identity", "check_new_database", "is_database"]
+
+# Long enough for any transaction that does not wait for a person, short enough not to keep a share's thread.
+BUSY_MS = 1000
+# An app that kept its lock once does so for as long as it runs; it is asked again and again.
+LOCKED_MS = 50
+# Never made by us, and no symlink in any part of the path: that was resolved when the share was added.
+FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOFOLLOW
+CANTOPEN_SYMLINK = 1550
+FILE_MODE = 0o600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which file it is. Device numbers may change when the machine starts again; inodes do not."""
+
+    device: int
+    inode: int
+
+
+class DatabaseAccess(Protocol):
+    """What the source may do with a database; the file, or something else in the simulation."""
+
+    path: Path
+    identity: Identity | None
+    """The file that must be at the path, as the guard found it; None: whatever is there."""
+    locked: bool
+    """Whether an app kept the database locked when it was last asked for."""
+
+    def look(self) -> Identity | None:
+        """Return which file is at the path; None if there is none."""
+        ...
+
+    def reading(self) -> AbstractContextManager[apsw.Connection]:
+        """Give a connection that sees one moment of the database and cannot write.
+
+        Keep it short: unless the database is in WAL mode, no app can commit for so long.
+
+        Raises:
+            ShareHeld: Another file, or none, is at the path.
+            DatabaseUnavailable: It is locked, damaged, encrypted, or not writable.
+        """
+        ...
+
+    def writing(self, *, quiet: bool) -> AbstractContextManager[apsw.Connection]:
+        """Give a connection that may write, and make the block one durable transaction; errors as above.
+
+        Args:
+            quiet: The app's (and our own) triggers do not run and foreign keys do nothing; TEMP triggers run.
+        """
+        ...
+
+    def snapshot_to(self, target: Path) -> None:
+        """Write a consistent, durable copy of the whole database to a new file; errors as above.
+
+        Raises:
+            OSError: There is no room, or the target exists.
+        """
+        ...
+
+    def make_durable(self) -> None:
+        """Put on the disk what apps have committed so far: no peer is to be ahead of this disk."""
+        ...
+
+
+class Translation:
+    """A context that raises the project's errors for SQLite's, where they are not about what was asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Translate an error, if there was one."""
+        match error:
+            case apsw.BusyError() | apsw.LockedError():
+                raise DatabaseBusy(f"{self.path} is locked") from error
+            case apsw.NotADBError():
+                raise NotADatabase(str(self.path)) from error
+            case apsw.CorruptError():
+                raise DatabaseDamaged(f"{self.path}: {error}") from error
+            case apsw.CantOpenError() if error.extendedresult == CANTOPEN_SYMLINK:
+                raise ShareHeld(f"{self.path} leads through a symlink now") from error
+            case apsw.CantOpenError() if not self.path.exists():
+                raise ShareHeld(missing(self.path)) from error
+            case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
+                raise DatabaseNotWritable(f"{self.path} ({error})") from error
+            case apsw.FullError():
+                raise OSError(errno.ENOSPC, "No space left for the database", str(self.path)) from error
+            case apsw.IOError():
+                raise OSError(
+                    errno.EIO, f"The database cannot be read or written ({error})", str(self.path)
+                ) from error
+            case _:
+                pass
+
+
+class DatabaseFile:
+    """An SQLite file that an app uses; see `DatabaseAccess`."""
+
+    def __init__(self, path: Path, prepare: Callable[[apsw.Connection], None] | None = None) -> None:
+        """Take the path of a file, without symlinks; `prepare` sees each new connection first (collations, say)."""
+        self.path = path
+        self.prepare = prepare
+        self.identity: Identity | None = None
+        self.locked = False
+        self.translated = Translation(path)
+
+    def look(self) -> Identity | None:
+        """Return which file is at the path; None if there is none."""
+        try:
+            found = os.lstat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError as error:
+            raise DatabaseNotWritable(f"{self.path} ({error.strerror})") from error
+        return Identity(device=found.st_dev, inode=found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+    @contextmanager
+    def reading(self) -> Iterator[apsw.Connection]:
+        """See `DatabaseAccess`."""
+        with self.connected() as connection:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("BEGIN")
+            # A transaction sees the moment of its first read.
+            connection.execute("PRAGMA schema_version").fetchall()
+            self.locked = False
+            self.check(connection)
+            try:
+                yield connection
+            finally:
+                self.roll_back(connection)
+
+    @contextmanager
+    def writing(self, *, quiet: bool) -> Iterator[apsw.Connection]:
+        """See `DatabaseAccess`."""
+        with self.connected() as connection:
+            if quiet:
+                connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+            if connection.readonly("main"):
+                raise DatabaseNotWritable(str(self.path))
+            connection.execute("BEGIN IMMEDIATE")
+            self.locked = False
+            try:
+                self.check(connection)
+                yield connection
+                # Once more: from here on it takes as long as the disk takes.
+                self.check(connection)
+                connection.execute("COMMIT")
+            finally:
+                self.roll_back(connection)
+
+    def snapshot_to(self, target: Path) -> None:
+        """See `DatabaseAccess`."""
+        with self.connected() as connection:
+            size = connection.pragma("page_count") * connection.pragma("page_size")
+            self.check(connection)
+            disk = os.statvfs(target.parent)
+            if not has_room(disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, size):
+                raise OSError(errno.ENOSPC, "There is no room for a copy of the database", str(target))
+            # SQLite takes an empty file for none; made here, nobody else can read it.
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE))
+            try:
+                connection.execute("VACUUM INTO ?", (str(target),))
+                sync(target)
+                sync(target.parent)
+            except BaseException:
+                target.unlink()
+                raise
+
+    def schema_version(self) -> int:
+        """Return the number that changes with every change of the schema."""
+        with self.reading() as connection:
+            return int(connection.pragma("schema_version"))
+
+    def make_durable(self) -> None:
+        """See `DatabaseAccess`.
+
+        In WAL an app with `synchronous=NORMAL` leaves commits to the disk's leisure. In the other modes it
+        waits for the disk, unless it says OFF: then it takes the risk of a damaged file, and so do we.
+        """
+        with suppress(FileNotFoundError):
+            sync(self.path.with_name(self.path.name + "-wal"))
+
+    @contextmanager
+    def connected(self) -> Iterator[apsw.Connection]:
+        """Open the database, and close it in the end whatever happens."""
+        with self.translated:
+            if self.look() is None:
+                raise ShareHeld(missing(self.path))
+            try:
+                connection = connect(self.path, LOCKED_MS if self.locked else BUSY_MS)
+                try:
+                    if self.prepare is not None:
+                        self.prepare(connection)
+                    yield connection
+                finally:
+                    connection.close()
+            except apsw.BusyError:
+                self.locked = True
+                raise
+
+    def check(self, connection: apsw.Connection) -> None:
+        """Raise ShareHeld if what is at the path is not what was expected, or not what the connection has open."""
+        found = self.look()
+        if found is None:
+            raise ShareHeld(missing(self.path))
+        if (self.identity is not None and found != self.identity) or has_moved(connection):
+            raise ShareHeld(f"{self.path} is another file than before (moved over it, or made anew)")
+
+    def roll_back(self, connection: apsw.Connection) -> None:
+        """End a transaction that is still open."""
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def connect(path: Path, busy_ms: int) -> apsw.Connection:
+    """Return a connection to an existing file, with settings that are safe with a file of any origin."""
+    connection = apsw.Connection(f"{path.as_uri()}?mode=rw", flags=FLAGS)
+    connection.set_busy_timeout(busy_ms)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 0)
+    for pragma in (
+        "cell_size_check = ON",
+        "recursive_triggers = OFF",
+        "temp_store = MEMORY",
+        "synchronous = EXTRA",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def has_moved(connection: apsw.Connection) -> bool:
+    """Return whether the file that a connection has open is no longer at its path."""
+    moved = ctypes.c_int(0)
+    connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(moved))
+    return bool(moved.value)
+
+
+def missing(path: Path) -> str:
+    """Return in words that there is no file."""
+    return f"{path} is missing: is its disk mounted? Once it is there, the share goes on by itself"
+
+
+def sync(path: Path) -> None:
+    """Wait until a file (never a database that SQLite may have open here) or folder is on the disk."""
+    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def is_database(path: Path) -> bool:
+    """Return whether a file is an SQLite database that can be read; an empty file is none yet."""
+    try:
+        check_new_database(path)
+    except (FolderMissing, NotAFolder, NotADatabase):
+        return False
+    return True
+
+
+def check_new_database(path: Path) -> Path:
+    """Return the real path of a database that is to be shared.
+
+    Raises:
+        FolderMissing: It does not exist.
+        NotAFolder: It is no regular file.
+        NotADatabase: It is empty, no SQLite database, or encrypted.
+        DatabaseUnavailable: It is locked, damaged, or not writable.
+    """
+    try:
+        real = path.resolve(strict=True)
+        status = os.lstat(real)
+    except (OSError, RuntimeError) as error:
+        raise FolderMissing(f"{path} does not exist") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAFolder(f"{real} is no file")
+    if not status.st_size:
+        raise NotADatabase(f"{real} is empty: let its app make its tables first")
+    if status.st_nlink > 1:
+        # SQLite names the journal after the name that a program opened: two names, two journals, a damaged file.
+        raise NotAFolder(f"{real} has {status.st_nlink} names (hard links), which SQLite cannot keep apart")
+    if not os.access(real, os.R_OK | os.W_OK) or not os.access(real.parent, os.W_OK | os.X_OK):
+        raise DatabaseNotWritable(str(real))
+    with DatabaseFile(real).reading() as connection:
+        if connection.readonly("main"):
+            raise DatabaseNotWritable(str(real))
+    return real
