@@ -5,9 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from p2psyncd.core.ids import BASELINE_ACTOR
 from p2psyncd.core.version import EMPTY_VECTOR, Dot, join_vectors, pack_vector, unpack_vector
 
-__all__ = ["DIGEST_BYTES", "HLC_MAX", "Draft", "Item", "Kind", "dominates", "supersede", "wins"]
+__all__ = [
+    "DIGEST_BYTES",
+    "HLC_MAX",
+    "Draft",
+    "Item",
+    "Kind",
+    "baseline_item",
+    "dominates",
+    "supersede",
+    "wins",
+]
 
 DIGEST_BYTES = 32
 HLC_MAX = 2**62
@@ -95,6 +106,19 @@ def wins(a: Item, b: Item) -> bool:
     taking the greatest is associative; an order that prefers, say, live over deleted is not.
     """
     return (a.hlc, a.dot) > (b.hlc, b.dot)
+
+
+def baseline_item(draft: Draft) -> Item:
+    """Return the draft as what was there before the share was: equal things are equal versions on every device."""
+    return Item(
+        key=draft.key,
+        kind=draft.kind,
+        digest=draft.digest,
+        size=draft.size,
+        meta=draft.meta,
+        dot=Dot(BASELINE_ACTOR, 0),
+        hlc=0,
+    )
 
 
 def supersede(draft: Draft, dot: Dot, now_us: int, *replaced: Item) -> Item:

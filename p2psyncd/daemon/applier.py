@@ -17,7 +17,7 @@ from p2psyncd.core.ids import DeviceId
 from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Pending
 from p2psyncd.daemon.ledger import folders_above
-from p2psyncd.daemon.replica import Phase, Replica
+from p2psyncd.daemon.replica import WHOLE_ITEMS_MAX, Phase, Replica
 from p2psyncd.daemon.signal import Signal, first_of
 from p2psyncd.errors import ShareHeld
 
@@ -177,7 +177,9 @@ class Applier:
             changed = self.replica.signal.event
             self.poke = trio.Event()
             moved = again = False
-            if self.replica.phase in {Phase.READY, Phase.SCANNING}:
+            if self.replica.midstream or self.replica.cut:
+                pass  # a part of what was changed together must not be seen
+            elif self.replica.phase in {Phase.READY, Phase.SCANNING}:
                 try:
                     moved = await self.round(survey=survey)
                     # What failed may have waited for just what came: a folder's delete for those of what it holds.
@@ -211,11 +213,11 @@ class Applier:
             survey: Whether to go through all that is pending: at the start, and when failures are due again.
         """
         fresh = await self.replica.take_fresh()
-        if survey:
+        if survey or fresh is None:
             await self.survey()
         elif fresh:
-            for at in range(0, len(fresh), PAGE_ITEMS):
-                await self.work_on(fresh[at : at + PAGE_ITEMS])
+            for at in range(0, len(fresh), self.page_items):
+                await self.work_on(fresh[at : at + self.page_items])
         came, self.came = self.came, []
         if came:
             await self.work_on(await self.apply(came))
@@ -226,7 +228,12 @@ class Applier:
             self.failures.clear()
             if self.untidy and not self.fetching:
                 await self.tidy()
-        return bool(fresh or came)
+        return fresh is None or bool(fresh or came)
+
+    @property
+    def page_items(self) -> int:
+        """How many pending versions are worked on in one go."""
+        return WHOLE_ITEMS_MAX if self.replica.source.whole else PAGE_ITEMS
 
     async def tidy(self) -> None:
         """Empty staging once nothing is wanted: what was fetched for a version that was overtaken lies there."""
@@ -243,13 +250,13 @@ class Applier:
         self.blocked.clear()
         self.failures.clear()
         after = b""
-        while page := await self.replica.pending(limit=PAGE_ITEMS, after=after):
+        while page := await self.replica.pending(limit=self.page_items, after=after):
             after = page[-1].item.key
             await self.work_on(page)
         # A session that was cut, or a local edit at the wrong moment, left the shape of the tree unsettled.
         again = stuck & self.blocked
         if again:
-            await self.replica.settle_structure(again | folders_above(again))
+            await self.replica.settle_structure(folders_above(again), stuck=again)
 
     async def work_on(self, page: list[Pending]) -> None:
         """Apply what can be applied of a page, and of what waited for it; note the contents that are lacking."""

@@ -11,14 +11,17 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from p2psyncd.core.clock import Clock
-from p2psyncd.core.ids import ActorId, DeviceId
-from p2psyncd.core.item import Draft, Item, Kind, supersede
+from p2psyncd.core.ids import BASELINE_ACTOR, ActorId, DeviceId
+from p2psyncd.core.item import Draft, Item, Kind, baseline_item, supersede, wins
 from p2psyncd.core.knowledge import covers
 from p2psyncd.core.storage import Pending, ShareStorage, Stored
-from p2psyncd.core.version import Dot, pack_vector, unpack_vector
+from p2psyncd.core.version import Dot, join_vectors, pack_vector, unpack_vector
 from p2psyncd.sources.source import Observation, Side, Source
 
 __all__ = ["Ledger", "Received"]
+
+# While a long stream comes in that is applied as a whole, what is pending is better looked up than remembered.
+FRESH_MAX = 50_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,6 +118,8 @@ class Ledger:
         self.mint = mint or (lambda count: store.next_seq(clock.now_us(), count))
         self.fresh: dict[bytes, Pending] = {}
         """What became pending since the applier last looked."""
+        self.overflowed = False
+        """Whether that became too much to be kept in mind."""
         self.former: set[bytes] = set()
         """Keys of directories that became something else and were not looked at since."""
 
@@ -130,6 +135,9 @@ class Ledger:
         if page.pendings:
             self.store.put_pending(page.pendings.values())
             self.fresh.update(page.pendings)
+            if len(self.fresh) > FRESH_MAX:
+                self.fresh.clear()
+                self.overflowed = True
         if page.states:
             self.store.set_state(page.states.items())
 
@@ -147,8 +155,12 @@ class Ledger:
         actor = self.store.actor()
         known: list[Observation] = []
         news: list[Observation] = []
+        baseline: list[Observation] = []
         for one in observations:
-            (known if self.is_known(page, one) else news).append(one)
+            if one.baseline and one.draft.key not in page.stored:
+                baseline.append(one)
+            else:
+                (known if self.is_known(page, one) else news).append(one)
         with self.store.transaction(durable=bool(news)):
             for observation in observations:
                 if observation.chunks:
@@ -159,6 +171,10 @@ class Ledger:
             first = self.mint(len(news)) if news and self.announces else 0
             for place, observation in enumerate(news):
                 self.observe(page, observation, Dot(actor, first + place))
+            for observation in baseline:
+                page.put(Stored(item=baseline_item(observation.draft), state=observation.state))
+            if baseline:
+                self.store.commit_knowledge({BASELINE_ACTOR: 0})
             self.write(page)
         return {*page.puts, *page.pendings}
 
@@ -190,13 +206,38 @@ class Ledger:
             stored = page.stored.get(draft.key)
             if draft.kind is Kind.TOMBSTONE:
                 if stored is not None and stored.item.live:
-                    page.put(Stored(item=supersede(draft, dot, self.clock.now_us(), stored.item)))
+                    item = supersede(draft, dot, self.clock.now_us(), stored.item)
+                    page.put(Stored(item=self.knowing_copies(item)))
             elif stored is not None and stored.item.live and stored.item.same_value(draft):
                 page.states[draft.key] = observation.state
             else:
                 replaced = [stored.item] if stored is not None else []
                 item = supersede(draft, dot, self.when(observation), *replaced)
+                if replaced:
+                    item = self.knowing_copies(item)
                 page.put(Stored(item=item, state=observation.state))
+
+    def knowing_copies(self, item: Item) -> Item:
+        """Return a local write as one that knows the versions whose conflict copies lie, or lay, beside it.
+
+        The winner of a conflict does not claim to know the loser (decision 0010); who writes over the winner, or
+        deletes it, had the loser's content beside it. A device that was away, and comes with the loser, would
+        bring it back otherwise.
+        """
+        begin = self.source.copies_begin(item.key)
+        copies = self.store.beginning(begin) if begin else []
+        if not copies:
+            return item
+        known, vector = self.store.knowledge(), unpack_vector(item.vector)
+        for copy in copies:
+            if self.source.is_copy_of(copy.item.key, item.key):
+                # A copy knows the loser, and all that the loser knew. Once it is deleted it knows other writes, too, which
+                # say nothing about this item unless everything up to them was seen here.
+                entries = unpack_vector(copy.item.vector).items()
+                lost = {a: seq for a, seq in entries if copy.item.live or covers(known, Dot(a, seq))}
+                vector = join_vectors(vector, lost)
+        vector.pop(item.dot.actor, None)
+        return replace(item, vector=pack_vector(vector))
 
     def when(self, observation: Observation) -> int:
         """Return when a change was made: edits made while the daemon was down keep their time."""
@@ -213,11 +254,15 @@ class Ledger:
         elif base is not None and (
             base.item.same_value(draft) or is_touched_directory(draft, base.item, waiting.item)
         ):
-            page.put_pending(Pending(item=waiting.item, base=Stored(item=base.item, state=observation.state)))
+            # With the metadata that is there: what comes instead of `waiting` must not pass for in place already.
+            here = replace(base.item, meta=draft.meta)
+            page.put_pending(Pending(item=waiting.item, base=Stored(item=here, state=observation.state)))
         else:
             # A delete, too: an edit that waits beats it, a mere change of metadata does not.
             replaced = [base.item] if base is not None else []
             ours = supersede(draft, dot, self.when(observation), *replaced)
+            if replaced:
+                ours = self.knowing_copies(ours)
             self.merge(page, Stored(item=ours, state=observation.state), waiting.item)
 
     def tolerate(self, page: Page, observation: Observation) -> None:
@@ -292,7 +337,7 @@ class Ledger:
             writers = {item.dot.actor for item in items}
             self.store.learn_actors([(actor, device) for actor, device in devices if actor in writers])
             for item in items:
-                if item.live and covers(known, item.dot) and item.key not in page.stored:
+                if item.live and covers(known, item.dot) and is_passed_over(item, page.stored.get(item.key)):
                     received.gone.append((item.key, item.dot))
                 else:
                     self.take(page, item, received, repair=repair)
@@ -310,7 +355,11 @@ class Ledger:
             return
         ours = stored.item
         if ours.dot == item.dot:
-            return
+            if ours.same_value(item) or not self.announces:
+                return
+            # One name for two writes: a disk was copied, and both machines went on with the same number at the
+            # same time (or a device lies). Ours goes by another name from now on, and the two are concurrent.
+            ours = replace(ours, dot=self.dot())
         # Two versions that each claim to know the other are a liar's: two honest devices that hold one each would
         # answer each other with theirs for ever. They are settled as what they are, concurrent.
         newer, older = item.covers(ours.dot), ours.covers(item.dot)
@@ -399,10 +448,11 @@ class Ledger:
         return list(page.puts)
 
     def announce_aside(self, page: Page, loser: Item, aside: Draft) -> None:
-        """Write a losing version's copy though its bytes are elsewhere: nobody else will see a conflict.
+        """Write a losing version's copy though its bytes are elsewhere: nobody else will.
 
         A later write of the same actor stands for knowing the earlier one, and here it did not: a local
-        edit under a name for which a version waits that this device itself wrote again.
+        edit under a name for which a version waits that this device itself wrote again. Or whoever holds
+        the bytes takes nothing in.
         """
         if aside.key not in page.puts and self.store.get(aside.key) is None:
             copy = supersede(aside, self.dot(), self.clock.now_us()).knowing(loser)
@@ -454,10 +504,31 @@ class Ledger:
             self.write(page)
         return len(written)
 
+    def mend(self, changed: Iterable[bytes]) -> int:
+        """Make merged versions fit together again, as the source says; return how many writes that took."""
+        written = 0
+        unsettled = set(changed) if self.announces else set()
+        while unsettled and (drafts := self.source.mend(unsettled)):
+            page = self.page([draft.key for draft in drafts])
+            with self.store.transaction(durable=True):
+                for draft in drafts:
+                    stored = page.stored.get(draft.key)
+                    replaced = [stored.item] if stored is not None else []
+                    item = supersede(draft, self.dot(), self.clock.now_us(), *replaced)
+                    page.put_pending(Pending(item=item, base=page.applied(draft.key)))
+                self.write(page)
+            unsettled = {*page.puts, *page.pendings}
+            written += len(unsettled)
+        return written
+
     # The shape of the tree
 
     def settle_structure(
-        self, changed: Iterable[bytes], directory: Callable[[bytes, Item | None], Draft]
+        self,
+        changed: Iterable[bytes],
+        directory: Callable[[bytes, Item | None], Draft],
+        *,
+        stuck: Collection[bytes] = (),
     ) -> int:
         """Make sure that every live item lies in a live directory; return how many writes that took.
 
@@ -468,15 +539,19 @@ class Ledger:
             changed: Keys that changed, from one moment of the device that changed them: half a stream
                 may hold a directory's delete and not yet its children's.
             directory: Makes the draft of a directory, from its key and its earlier version.
+            stuck: Keys that have waited for a while. What takes a directory's name there is put aside from here:
+                a device that only sends holds its bytes, perhaps, and never does it.
         """
         written = 0
-        unsettled = set(changed) if self.announces else set()
+        unsettled = {*changed, *stuck} if self.announces else set()
         while unsettled:
             stored = self.store.get_many(sorted(unsettled))
             suspects = {
                 key
                 for key, row in stored.items()
-                if key in self.former and row.item.kind is not Kind.DIRECTORY and self.store.live_below(key)
+                if (key in self.former or key in stuck)
+                and row.item.kind is not Kind.DIRECTORY
+                and self.store.live_below(key)
             }
             # What lives in anything else came lately itself, and is found by its parent.
             self.former -= stored.keys()
@@ -487,11 +562,16 @@ class Ledger:
                 row = known.get(parent)
                 if row is None or row.item.kind is not Kind.DIRECTORY:
                     suspects.add(parent)
-            unsettled = self.revive(sorted(suspects), directory) if suspects else set()
+            unsettled = self.revive(sorted(suspects), directory, stuck) if suspects else set()
             written += len(unsettled)
         return written
 
-    def revive(self, keys: Sequence[bytes], directory: Callable[[bytes, Item | None], Draft]) -> set[bytes]:
+    def revive(
+        self,
+        keys: Sequence[bytes],
+        directory: Callable[[bytes, Item | None], Draft],
+        stuck: Collection[bytes],
+    ) -> set[bytes]:
         """Write directories where live items lie below something else; return the keys written."""
         page = self.page(keys)
         with self.store.transaction(durable=True):
@@ -500,10 +580,13 @@ class Ledger:
                 old = stored.item if stored is not None else None
                 if old is not None and old.live:
                     applied = page.applied(key)
-                    if applied is None or not same_content(applied.item, old):
+                    if applied is not None and same_content(applied.item, old):
+                        if not self.keep_aside(page, applied, old, self.source.aside(old)):
+                            continue
+                    elif key in stuck:
+                        self.announce_aside(page, old, self.source.aside(old))
+                    else:
                         continue  # not our bytes: the device that holds them decides
-                    if not self.keep_aside(page, applied, old, self.source.aside(old)):
-                        continue
                 replaced = [old] if old is not None else []
                 item = supersede(directory(key, old), self.dot(), self.clock.now_us(), *replaced)
                 page.put_pending(Pending(item=item, base=page.applied(key)))
@@ -520,6 +603,17 @@ def folders_above(keys: Iterable[bytes]) -> set[bytes]:
             found.add(above)
             above = above.rpartition(b"/")[0]
     return found
+
+
+def is_passed_over(item: Item, stored: Stored | None) -> bool:
+    """Return whether a version that was known here cannot have been overtaken by what is here now.
+
+    Then it was deleted, and the tombstone is forgotten; what is here was written without knowing it, and came later.
+    """
+    if stored is None:
+        return True
+    ours = stored.item
+    return not ours.covers(item.dot) and not item.covers(ours.dot) and wins(item, ours)
 
 
 def is_touched_directory(draft: Draft, base: Item, waiting: Item) -> bool:

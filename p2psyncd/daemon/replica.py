@@ -8,7 +8,7 @@ and `signal` tells the sessions, the applier and those who wait.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from itertools import islice
 from typing import TypeVar
@@ -17,7 +17,7 @@ import trio
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.guard import is_mass_delete
-from p2psyncd.core.ids import ActorId, DeviceId, ShareId
+from p2psyncd.core.ids import DEVICE_ID_BYTES, ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.storage import Pending, ShareStorage, Totals
@@ -34,6 +34,7 @@ from p2psyncd.sources.source import (
     ItemError,
     Observation,
     Outcome,
+    Restated,
     Source,
     Surprised,
     Unapplied,
@@ -42,7 +43,7 @@ from p2psyncd.wire.codec import INT_MAX
 from p2psyncd.wire.effects import FIRST_BOOT, Standing
 from p2psyncd.wire.messages import Delta, Done, Hello, Know, SessionMessage
 
-__all__ = ["EVERYTHING", "Phase", "Replica"]
+__all__ = ["EVERYTHING", "WHOLE_ITEMS_MAX", "Phase", "Replica"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,6 +56,10 @@ OBSERVATIONS_PER_STEP = 1000
 LOOKS_MAX = 3
 # A peer's word makes this replica go on as another actor; a peer that lies shall not do so all the time.
 RENEWAL_S = 600.0
+# What was changed together is recorded, sent and applied together, up to so many items.
+WHOLE_ITEMS_MAX = 20_000
+# The dot keeps it apart from the settings that a source keeps in the state.
+MIDSTREAM = ".midstream"
 
 
 class Phase(Enum):
@@ -77,7 +82,7 @@ class Replica:
         share: ShareId,
         store: ShareStorage,
         source: Source,
-        directory: Callable[[bytes, Item | None], Draft],
+        directory: Callable[[bytes, Item | None], Draft] | None,
         acceptable: Callable[[bytes], bool],
         clock: Clock,
         executor: Executor,
@@ -104,6 +109,13 @@ class Replica:
         self.errors: dict[bytes, str] = {}
         """What could not be read, by key; what could not be applied is in the store."""
         self.held_deletions: list[Observation] = []
+        self.midstream: set[DeviceId] = set()
+        """Peers in the midst of a stream that is to be applied as a whole."""
+        noted = store.setting(MIDSTREAM) or b""
+        self.cut = {
+            DeviceId(noted[at : at + DEVICE_ID_BYTES]) for at in range(0, len(noted), DEVICE_ID_BYTES)
+        }
+        """Peers whose session ended in the midst of one."""
         self.totals = Totals(items=0, size=0, pending_items=0, pending_size=0, conflicts=0)
         self.standing, self.totals = self.measure()
 
@@ -165,42 +177,31 @@ class Replica:
         found = self.source.scan(dirty)
         errors: dict[bytes, str] = {}
         gone: list[Observation] = []
+        seen: list[Observation] = []
         more = True
         while more:
             step = await self.executor.run(lambda: take(found, OBSERVATIONS_PER_STEP))
             more = len(step) == OBSERVATIONS_PER_STEP
-            seen: list[Observation] = []
             reopened: list[bytes] = []
             for one in step:
                 if isinstance(one, ItemError):
                     errors[one.key] = one.reason
                 elif isinstance(one, Unapplied):
                     reopened.append(one.key)
-                elif gone or one.draft.kind is Kind.TOMBSTONE:
+                elif not self.source.whole and (gone or one.draft.kind is Kind.TOMBSTONE):
                     # What comes after deletions has taken the name of a directory: recorded before what that held
                     # is deleted, it would have to make way for it, as a conflict copy.
                     gone.append(one)
                 else:
                     seen.append(one)
-            if seen:
+            # What was changed together is told together.
+            if len(seen) > (WHOLE_ITEMS_MAX if self.source.whole and more else 0):
                 await self.record(seen)
+                seen = []
             if reopened:
                 await self.reopen(reopened)
-        # Only a full scan can be deceived by a disk that is not mounted; single deletions were told by events.
-        missing = {one.draft.key for one in gone}
-        deleted = [
-            one
-            for one in gone
-            if one.draft.kind is Kind.TOMBSTONE and not was_told(one.draft.key, dirty.keys & missing)
-        ]
-        lost = len(deleted)
-        unwatched = self.phase in {Phase.STARTING, Phase.HELD, Phase.ERROR}
-        if whole and is_mass_delete(lost, self.totals.items, unwatched=unwatched):
-            lost = await self.query(lambda store: count_lost(store, deleted))
-        if whole and is_mass_delete(lost, self.totals.items, unwatched=unwatched):
-            self.held_deletions = gone
-            reason = f"{lost} of {self.totals.items} items are gone from this device"
-            raise ShareHeld(f"{reason}; nothing was deleted elsewhere")
+        if gone and whole:
+            await self.hold_mass_delete(gone, dirty)
         if gone:
             await self.record(gone)
         if whole:
@@ -210,12 +211,33 @@ class Replica:
                 self.errors.pop(key, None)
             self.errors.update(errors)
 
+    async def hold_mass_delete(self, gone: list[Observation], dirty: Dirty) -> None:
+        """Look whether a full scan was deceived, by a disk that is not mounted say; events told of single deletions.
+
+        Raises:
+            ShareHeld: Very much is gone.
+        """
+        missing = {one.draft.key for one in gone}
+        deleted = [
+            one
+            for one in gone
+            if one.draft.kind is Kind.TOMBSTONE and not was_told(one.draft.key, dirty.keys & missing)
+        ]
+        lost = len(deleted)
+        unwatched = self.phase in {Phase.STARTING, Phase.HELD, Phase.ERROR}
+        if is_mass_delete(lost, self.totals.items, unwatched=unwatched):
+            lost = await self.query(lambda store: count_lost(store, deleted))
+        if is_mass_delete(lost, self.totals.items, unwatched=unwatched):
+            self.held_deletions = gone
+            reason = f"{lost} of {self.totals.items} items are gone from this device"
+            raise ShareHeld(f"{reason}; nothing was deleted elsewhere")
+
     async def record(self, observations: Sequence[Observation]) -> None:
         """Make observations versions."""
 
         def write() -> None:
             confirmed = self.source.confirm(observations)
-            self.ledger.settle_structure(self.ledger.record(confirmed), self.directory)
+            self.settle_now(self.ledger.record(confirmed))
 
         await self.step(write)
 
@@ -288,6 +310,10 @@ class Replica:
 
         def write() -> None:
             with self.store.transaction(durable=True):
+                if self.cut:
+                    # The peer has what we have, and all of it fits together there.
+                    self.cut.clear()
+                    self.note_midstream()
                 self.store.commit_knowledge(knowledge, forgotten)
                 if contact is not None:
                     self.store.note_contact(contact)
@@ -374,19 +400,54 @@ class Replica:
             lambda: self.store.forget(covered, covered_before_us=covered_before_us, before_us=before_us)
         )
 
-    async def settle_structure(self, changed: set[bytes]) -> None:
-        """Look after the shape of the tree where a peer changed it, once its stream is whole."""
-        if changed:
-            await self.step(lambda: self.ledger.settle_structure(changed, self.directory))
+    async def settle_structure(self, changed: set[bytes], stuck: Collection[bytes] = ()) -> None:
+        """Look after the shape of the tree where a peer changed it, once its stream is whole; or where it is `stuck`."""
+        if changed or stuck:
+            await self.step(lambda: self.settle_now(changed, stuck))
+
+    def settle_now(self, changed: set[bytes], stuck: Collection[bytes] = ()) -> None:
+        """Make what changed fit together with the rest; blocks."""
+        if self.directory is None:
+            self.ledger.mend(changed)
+        else:
+            self.ledger.settle_structure(changed, self.directory, stuck=stuck)
+
+    # Streams of which a part must not be seen
+
+    async def stream_began(self, sender: DeviceId) -> None:
+        """Note that a peer has sent a part of what was changed together: nothing is applied before the rest."""
+        if self.source.whole and sender not in self.midstream:
+            self.midstream.add(sender)
+            await self.step(self.note_midstream)
+
+    async def stream_ended(self, sender: DeviceId) -> None:
+        """Note that a peer has sent all there was."""
+        if sender in self.midstream or sender in self.cut:
+            self.midstream.discard(sender)
+            self.cut.discard(sender)
+            await self.step(self.note_midstream)
+
+    def stream_cut(self, sender: DeviceId) -> None:
+        """Note that a session ended amid a stream: the rest comes with another one, from whomever."""
+        if sender in self.midstream:
+            self.midstream.discard(sender)
+            self.cut.add(sender)
+
+    def note_midstream(self) -> None:
+        """Write down from whom the rest of a stream is still to come; blocks."""
+        self.store.set_setting(MIDSTREAM, b"".join(sorted(self.midstream | self.cut)))
 
     # Applying
 
-    async def take_fresh(self) -> list[Pending]:
-        """Return what became pending since the last call, in key order."""
-        if not self.ledger.fresh:
+    async def take_fresh(self) -> list[Pending] | None:
+        """Return what became pending since the last call, in key order; None: too much to be kept in mind."""
+        if not self.ledger.fresh and not self.ledger.overflowed:
             return []
         async with self.lock:
             fresh, self.ledger.fresh = self.ledger.fresh, {}
+            overflowed, self.ledger.overflowed = self.ledger.overflowed, False
+        if overflowed:
+            return None
         return [fresh[key] for key in sorted(fresh)]
 
     async def apply(self, batch: Sequence[Pending]) -> tuple[list[bytes], dict[bytes, str]]:
@@ -395,7 +456,7 @@ class Replica:
         surprised = [o.key for o in outcomes if isinstance(o, Surprised)]
         if surprised:
             await self.look(surprised)
-        unsettled = [o.key for o in outcomes if not isinstance(o, Applied)]
+        unsettled = [o.key for o in outcomes if isinstance(o, Surprised | Failed)]
         return unsettled, {o.key: o.reason for o in outcomes if isinstance(o, Failed)}
 
     def apply_now(self, batch: Sequence[Pending]) -> list[Outcome]:
@@ -410,6 +471,7 @@ class Replica:
         outcomes = self.source.apply(still)
         dots: dict[bytes, Dot] = {p.item.key: p.item.dot for p in still}
         with self.store.transaction():
+            self.store.set_state([(o.key, o.state) for o in outcomes if isinstance(o, Restated)])
             self.store.settle([(o.key, dots[o.key], o.state) for o in outcomes if isinstance(o, Applied)])
             self.store.fail([(o.key, o.reason) for o in outcomes if isinstance(o, Failed)])
         return outcomes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol, assert_never
 
@@ -35,7 +36,7 @@ from p2psyncd.wire.effects import (
     Supply,
     Take,
 )
-from p2psyncd.wire.messages import Delta, Gone, Message, SessionMessage, Summaries, Want
+from p2psyncd.wire.messages import Delta, Done, Gone, Message, SessionMessage, Summaries, Want
 from p2psyncd.wire.session import Session
 
 __all__ = ["ANEW", "MessageLink", "SessionDriver"]
@@ -43,7 +44,7 @@ __all__ = ["ANEW", "MessageLink", "SessionDriver"]
 log = logging.getLogger(__name__)
 
 ANEW = "anew"
-"""Why a session ends that begins again at once: this replica goes on as another actor."""
+"""Why a session ends that begins again at once: this replica goes on as another actor, or forgot more than it said."""
 INBOX_MESSAGES_MAX = 8
 # About 100 KB of records: one transaction on the other side.
 ITEMS_PER_DELTA = 1000
@@ -84,6 +85,7 @@ class SessionDriver:
         self.epoch = replica.epoch
         self.link = link
         self.session = Session(share=replica.share, our_device=ours, peer_device=peer, deaf=not replica.takes)
+        self.peer = peer
         self.on_progress = on_progress
         self.outbox, self.inbox = trio.open_memory_channel[SessionMessage](INBOX_MESSAGES_MAX)
         self.turn = trio.Lock()
@@ -91,6 +93,8 @@ class SessionDriver:
         self.unsettled: set[bytes] = set()
         """Keys that the peer changed since it last said that it has sent all."""
         self.ended = ""
+        self.anew = False
+        """Whether what we said in our hello is not enough by now: the peer would not believe what we have to say."""
         self.scope = trio.CancelScope()
         self.inspected: Inspected | None = None
         self.inspection = Signal()
@@ -138,7 +142,7 @@ class SessionDriver:
             RemoteProtocolError: The peer broke the rules.
             StateForked: The peer goes on from an older state, and must become another actor first.
         """
-        with self.scope, self.inbox:
+        with self.scope, self.inbox, self.streaming():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.push, nursery)
                 nursery.start_soon(self.keep_supplying)
@@ -148,13 +152,25 @@ class SessionDriver:
                         if self.replica.epoch != self.epoch:
                             break
                         effects = self.session.receive(message, self.replica.standing)
+                        if isinstance(message, Done) and self.replica.source.whole:
+                            # The peer has sent all: what came fits together now, and may be seen.
+                            await self.settle_structure()
+                            await self.replica.stream_ended(self.peer)
                         await self.carry_out(effects, nursery)
                     if self.in_sync:
                         await self.replica.acknowledge()
                     self.on_progress()
                     self.replica.signal.fire()
                 nursery.cancel_scope.cancel()
-        return ANEW if self.replica.epoch != self.epoch else self.ended
+        return ANEW if self.anew or self.replica.epoch != self.epoch else self.ended
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Note when the session ends amid a stream."""
+        try:
+            yield
+        finally:
+            self.replica.stream_cut(self.peer)
 
     async def carry_out(self, effects: Sequence[Effect], nursery: trio.Nursery) -> None:
         """Carry out effects in order."""
@@ -199,10 +215,16 @@ class SessionDriver:
             self.inspection.fire()
         if not self.replica.takes:
             return
+        if not delta.repair:
+            await self.replica.stream_began(self.peer)
         received = await self.replica.receive(delta.items, delta.devices, repair=delta.repair, stale=stale)
         self.unsettled |= received.changed
         if received.answers:
             await self.send_items(received.answers, repair=True)
+        if received.gone and not self.session.told_forgotten:
+            self.anew = True
+            self.scope.cancel()
+            return
         for at in range(0, len(received.gone), ITEMS_PER_DELTA):
             entries = tuple(received.gone[at : at + ITEMS_PER_DELTA])
             self.link.post(Gone(share=self.replica.share, entries=entries))
@@ -300,6 +322,7 @@ class SessionDriver:
                 news = [item for item in items if self.session.is_news(item)]
                 if news:
                     await self.send_items(news)
+                    self.session.said = None  # the peer waits for the word that this was all
             if standing is not self.replica.standing:
                 continue  # more arrived meanwhile: what we say must not run ahead of what we sent
             effects = self.session.streamed(standing) if streamed else self.session.noticed(standing)

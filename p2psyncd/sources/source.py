@@ -7,7 +7,7 @@ everything here blocks, and is called in a worker thread by the replica, the one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -27,6 +27,7 @@ __all__ = [
     "Merged",
     "Observation",
     "Outcome",
+    "Restated",
     "Side",
     "Source",
     "Surprised",
@@ -49,6 +50,8 @@ class Observation:
     """When it changed, as far as the source can tell (ctime), microseconds since 1970; 0: unknown."""
     chunks: bytes = b""
     """Packed chunk list of the content (large files), else empty."""
+    baseline: bool = False
+    """It was there before the share was: a version of nobody's, the same on every device that has the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,15 @@ class Failed:
     reason: str
 
 
-Outcome = Applied | Surprised | Failed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restated:
+    """Another item is shown differently now, though its version did not change; `state` is its fingerprint."""
+
+    key: bytes
+    state: bytes
+
+
+Outcome = Applied | Surprised | Failed | Restated
 
 
 class ContentReader(Protocol):
@@ -178,7 +189,11 @@ class ContentWriter(Protocol):
 
 
 class Source(Protocol):
-    """A folder, later a database."""
+    """A folder or a database."""
+
+    whole: bool
+    """Whether what was changed together appears together: one scan's findings are recorded in one step, and what a
+    peer sends is applied once it has sent all of it."""
 
     def check(self) -> None:
         """Raise `ShareHeld` when the root is not what it was (marker gone, other file system, swapped)."""
@@ -214,10 +229,26 @@ class Source(Protocol):
         """Return whether a key names a conflict copy; pure."""
         ...
 
+    def copies_begin(self, key: bytes) -> bytes:
+        """Return how the keys of an item's conflict copies begin, and perhaps others; empty if it has none; pure."""
+        ...
+
+    def is_copy_of(self, copy: bytes, key: bytes) -> bool:
+        """Return whether a key names a conflict copy of an item; pure."""
+        ...
+
     def aside(self, item: Item) -> Draft:
         """Return the losing version `item` as its conflict copy: a pure function of the version, key and all.
 
         Whoever makes the copy, it is one content: its metadata names the write that made it, if any does.
+        """
+        ...
+
+    def mend(self, changed: Collection[bytes]) -> list[Draft]:
+        """Return the writes that make merged versions fit together again (a child whose parent is deleted, say).
+
+        A function of the merged versions: whoever makes these writes, they are equal. Keys that changed are given
+        from one moment of the device that changed them.
         """
         ...
 

@@ -16,7 +16,14 @@ from p2psyncd.core.version import EMPTY_VECTOR, SEQ_MAX, Dot, pack_vector, unpac
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.wire.codec import take_bytes, take_list
 
-__all__ = ["KEY_BYTES_MAX", "META_BYTES_MAX", "RECORDS_MAX", "pack_records", "unpack_records"]
+__all__ = [
+    "KEY_BYTES_MAX",
+    "META_BYTES_MAX",
+    "RECORDS_MAX",
+    "ROW_BYTES_MAX",
+    "pack_records",
+    "unpack_records",
+]
 
 # Linux: PATH_MAX. A row's key is far shorter.
 KEY_BYTES_MAX = 4096
@@ -24,10 +31,14 @@ KEY_BYTES_MAX = 4096
 VECTOR_ACTORS_MAX = 1024
 # Mode, times, a symlink's target (≤ PATH_MAX), and extended attributes (≤ 64 KiB in most file systems).
 META_BYTES_MAX = 128 * 1024
+# A row holds its values; with its key and vector it must fit into a frame.
+ROW_BYTES_MAX = 3 * 1024 * 1024
 RECORDS_MAX = 65_536
 ACTORS_MAX = 65_536
 RECORD_FIELDS = 9
 KINDS = {int(kind): kind for kind in Kind}
+# A deleted row keeps its values, for those who want it back.
+WITHOUT_VALUES = frozenset({int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)})
 NO_DEVICE = b""
 
 
@@ -97,7 +108,7 @@ def unpack_record(record: object, actors: Sequence[tuple[ActorId, DeviceId | Non
         and type(digest) is bytes
         and len(digest) in {0, DIGEST_BYTES}
         and type(meta) is bytes
-        and len(meta) <= META_BYTES_MAX
+        and len(meta) <= (META_BYTES_MAX if kind in WITHOUT_VALUES else ROW_BYTES_MAX)
         and type(place) is int
         and 0 <= place < len(actors)
         and type(seq) is int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -21,7 +21,7 @@ from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.sessiontable import SessionTable
 from p2psyncd.sources.folder.attributes import Attributes, capture, decode, encode
-from p2psyncd.sources.folder.conflicts import is_conflict
+from p2psyncd.sources.folder.conflicts import copies_begin, is_conflict, is_conflict_copy, is_copy_of
 from p2psyncd.sources.folder.merge import aside, merge
 from p2psyncd.sources.source import (
     Applied,
@@ -58,6 +58,8 @@ class Node:
 @dataclass
 class MemorySource:
     """A folder that is a dictionary; files and directories only."""
+
+    whole = False
 
     store: ShareStore
     now_us: Callable[[], int]
@@ -157,8 +159,17 @@ class MemorySource:
     def merge(self, ours: Item, theirs: Item) -> Merged:
         return merge(ours, theirs)
 
+    def mend(self, changed: Collection[bytes]) -> list[Draft]:
+        return []
+
     def is_conflict(self, key: bytes) -> bool:
         return is_conflict(key)
+
+    def copies_begin(self, key: bytes) -> bytes:
+        return copies_begin(key)
+
+    def is_copy_of(self, copy: bytes, key: bytes) -> bool:
+        return is_copy_of(copy, key)
 
     def aside(self, item: Item) -> Draft:
         return aside(item)
@@ -275,7 +286,7 @@ class Device:
             share_id=SHARE,
             secret=SECRET,
             mint_actor=lambda: ActorId(bytes([number]) * 8),
-            is_conflict=is_conflict,
+            is_conflict=is_conflict_copy,
             received_us=self.clock.now_us,
         )
         self.source = MemorySource(self.store, self.clock.now_us, nodes=nodes if nodes is not None else {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, Stored
+from p2psyncd.errors import BadRequest
 from p2psyncd.sources.folder.apply import ApplyContext, apply_batch
 from p2psyncd.sources.folder.attributes import decode_or_plain
 from p2psyncd.sources.folder.beneath import (
@@ -24,7 +25,7 @@ from p2psyncd.sources.folder.beneath import (
     rename_new,
 )
 from p2psyncd.sources.folder.catalogue import Catalogue
-from p2psyncd.sources.folder.conflicts import is_conflict
+from p2psyncd.sources.folder.conflicts import copies_begin, is_conflict, is_copy_of
 from p2psyncd.sources.folder.content import OPEN_FLAGS, digest_of, digest_of_descriptor
 from p2psyncd.sources.folder.databases import Snapshots
 from p2psyncd.sources.folder.durable import make_durable
@@ -82,6 +83,8 @@ class FileReader:
 class FolderSource:
     """A shared folder; implements `sources.source.Source`."""
 
+    whole = False
+
     def __init__(
         self,
         root: Path,
@@ -132,12 +135,15 @@ class FolderSource:
         """Raise `ShareHeld` when the root is not what it was."""
         self.guard.check()
 
-    def accept_root(self) -> None:
+    def approve(self, *, catch_up: bool = False) -> None:
         """Take the root as it is now, on whatever file system: the user approved it.
 
         Raises:
+            BadRequest: `catch_up` is asked of it: a folder knows no earlier state of itself as a whole.
             ShareHeld: It is still no folder with this share's marker.
         """
+        if catch_up:
+            raise BadRequest("--catch-up is for databases; a folder is taken as it is now")
         self.guard.accept()
 
     @property
@@ -149,6 +155,11 @@ class FolderSource:
     def limited(self) -> str | None:
         """Why not everything is watched (then scans find the rest, a little later), in words for the user."""
         return self.watcher.limited
+
+    @property
+    def waiting(self) -> str:
+        """What the whole share waits for: nothing; a file that waits says so itself."""
+        return ""
 
     @property
     def limited_command(self) -> str | None:
@@ -237,9 +248,21 @@ class FolderSource:
         """Decide about two concurrent versions of one key."""
         return merge(ours, theirs)
 
+    def mend(self, changed: Collection[bytes]) -> list[Draft]:
+        """Return nothing: the shape of a tree is the engine's to settle."""
+        return []
+
     def is_conflict(self, key: bytes) -> bool:
         """Return whether a key names a conflict copy."""
         return is_conflict(key)
+
+    def copies_begin(self, key: bytes) -> bytes:
+        """Return how the keys of an item's conflict copies begin."""
+        return copies_begin(key)
+
+    def is_copy_of(self, copy: bytes, key: bytes) -> bool:
+        """Return whether a key names a conflict copy of an item."""
+        return is_copy_of(copy, key)
 
     def aside(self, item: Item) -> Draft:
         """Return a losing version as its conflict copy."""
