@@ -126,7 +126,7 @@ class Translation:
                 raise NotADatabase(str(self.path)) from error
             case apsw.CorruptError():
                 raise DatabaseDamaged(f"{self.path}: {error}") from error
-            case apsw.CantOpenError() if error.extendedresult == CANTOPEN_SYMLINK:
+            case apsw.CantOpenError() if getattr(error, "extendedresult", 0) == CANTOPEN_SYMLINK:
                 raise ShareHeld(f"{self.path} leads through a symlink now") from error
             case apsw.CantOpenError() if not self.path.exists():
                 raise ShareHeld(missing(self.path)) from error

@@ -1,6 +1,6 @@
 """Watching a folder: inotify's events as hints where a scan should look.
 
-This uses watchdog's binding of inotify and not its observers: those watch every directory below a
+This uses inotify and not watchdog's observers: those watch every directory below a
 path, so `.p2psync` too, where each fetched file would raise a handful of events; and they do not
 say when the kernel dropped events. Here directories are watched one by one, without `.p2psync` and
 without what is ignored, and whatever is lost (an overflow, a directory that could not be watched,
@@ -15,37 +15,32 @@ import errno
 import logging
 import math
 import os
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 import trio
-from watchdog.observers.inotify_c import (
-    InotifyConstants,
-    inotify_add_watch,
-    inotify_init,
-    inotify_rm_watch,
-)
+from watchdog.observers.inotify_c import InotifyConstants
 
 from p2psyncd.sources.folder.ignore import Ignore
 from p2psyncd.sources.folder.layout import IGNORE_FILE, ancestors, is_own
 from p2psyncd.sources.folder.quiet import QuietWindow
+from p2psyncd.sources.inotify import (
+    INSTANCES_SETTING,
+    WATCHES_SETTING,
+    Event,
+    add_watch,
+    advice,
+    open_inotify,
+    read_events,
+    remove_watch,
+)
 from p2psyncd.sources.source import Dirty
 
 __all__ = ["Watcher"]
 
 log = logging.getLogger(__name__)
 
-# watchdog 7 gives its numbers types of their own, watchdog 6 does not.
-add_watch: Callable[[int, bytes, int], int] = cast("Any", inotify_add_watch)
-remove_watch: Callable[[int, int], int] = cast("Any", inotify_rm_watch)
-
-EVENT = struct.Struct("iIII")
-READ_BYTES = 256 * 1024
-# Events are taken in batches of at most this long; the kernel keeps 16,384 by default.
-READS_MAX = 8
 MASK = (
     InotifyConstants.IN_CREATE
     | InotifyConstants.IN_MODIFY
@@ -76,31 +71,7 @@ FRESH_S = 10.0
 UNWATCHED_SCAN_S = 60.0
 # More of them are scanned with everything.
 UNWATCHED_NAMED_MAX = 1000
-WATCHES_SETTING = "fs.inotify.max_user_watches"
-INSTANCES_SETTING = "fs.inotify.max_user_instances"
-# A watch takes about 1 KiB of the kernel's memory, and only once it is used.
-ADVICE = {WATCHES_SETTING: 1_048_576, INSTANCES_SETTING: 1024}
 FRESH_MAX = 4096
-
-
-@dataclass(slots=True)
-class Event:
-    """One event: on which directory, what, and the entry's name."""
-
-    watch: int
-    mask: int
-    cookie: int
-    name: bytes
-
-
-def parse_events(buffer: bytes) -> Iterator[Event]:
-    """Yield the events of a buffer read from inotify."""
-    at = 0
-    while at + EVENT.size <= len(buffer):
-        watch, mask, cookie, length = EVENT.unpack_from(buffer, at)
-        at += EVENT.size
-        yield Event(watch, mask, cookie, buffer[at : at + length].rstrip(b"\0"))
-        at += length
 
 
 @dataclass(slots=True)
@@ -189,19 +160,17 @@ class Watcher:
 
     def open(self) -> bool:
         """Make the inotify instance; where that fails, say why in `limited`."""
-        self.inotify = inotify_init()
-        if self.inotify < 0:
-            code = ctypes.get_errno()
+        try:
+            self.inotify = open_inotify()
+        except OSError as error:
             if self.limited is None:
                 self.limit(
-                    f"its folder cannot be watched ({os.strerror(code)}: {INSTANCES_SETTING}), "
+                    f"its folder cannot be watched ({error.strerror}: {INSTANCES_SETTING}), "
                     "so changes are found by a scan every minute only",
                     INSTANCES_SETTING,
                 )
-            log.warning("watch_failed root=%r errno=%d", self.root, code)
+            log.warning("watch_failed root=%r errno=%d", self.root, error.errno)
             return False
-        os.set_inheritable(self.inotify, False)  # noqa: FBT003  (os takes it by position)
-        os.set_blocking(self.inotify, False)
         return True
 
     async def wait_for_instance(self, notify: Callable[[Dirty], None]) -> None:
@@ -216,7 +185,7 @@ class Watcher:
     def limit(self, reason: str, setting: str) -> None:
         """Say why not everything is watched, and which setting of the kernel is in the way."""
         self.limited = reason
-        self.limited_command = f"sudo sysctl {setting}={ADVICE[setting]}"
+        self.limited_command = advice(setting)
 
     def no_limit(self) -> None:
         """Note that everything is watched."""
@@ -248,13 +217,8 @@ class Watcher:
     def round(self, now_s: float) -> Dirty:
         """Take the events that came and return what is due."""
         hints = Hints()
-        for _ in range(READS_MAX):
-            try:
-                buffer = os.read(self.inotify, READ_BYTES)
-            except BlockingIOError:
-                break
-            for event in parse_events(buffer):
-                self.handle(event, hints, now_s)
+        for event in read_events(self.inotify):
+            self.handle(event, hints, now_s)
         self.moved.clear()
         for key in self.window.take_due(now_s):
             if key in self.trees:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from p2psyncd.sources import inotify as inotify_module
 from p2psyncd.sources.folder import watch as watch_module
-from p2psyncd.sources.folder.watch import Event, Hints, Watcher, parse_events
+from p2psyncd.sources.folder.watch import Hints, Watcher
+from p2psyncd.sources.inotify import EVENT, Event, parse_events
 from p2psyncd.sources.source import Dirty
 
 if TYPE_CHECKING:
@@ -341,15 +343,15 @@ async def test_without_inotify_the_caller_is_told_to_scan(
         ctypes.set_errno(errno.EMFILE)
         return -1
 
-    real = watch_module.inotify_init
-    monkeypatch.setattr(watch_module, "inotify_init", none)
+    real = inotify_module.inotify_init
+    monkeypatch.setattr(inotify_module, "inotify_init", none)
     monkeypatch.setattr(watch_module, "UNWATCHED_SCAN_S", 0.01)
     hearing = await watched()
     assert here.source.limited is not None
     assert "max_user_instances" in here.source.limited
     await hearing.until(lambda: len(hearing.rounds) > 1)
     assert set(hearing.rounds) == {Dirty(subtrees=frozenset({b""}))}
-    monkeypatch.setattr(watch_module, "inotify_init", real)
+    monkeypatch.setattr(inotify_module, "inotify_init", real)
     with trio.fail_after(PATIENCE_S):
         while here.source.limited is not None or not here.source.watcher.watches:  # noqa: ASYNC110  (no event of it)
             await trio.lowlevel.checkpoint()
@@ -407,7 +409,7 @@ def test_hints_below_a_scanned_directory_are_left_out() -> None:
 
 def test_events_are_parsed_whatever_their_names() -> None:
     name = b"odd \xff\n name".ljust(16, b"\0")
-    buffer = watch_module.EVENT.pack(3, 8, 7, len(name)) + name + watch_module.EVENT.pack(4, 2, 0, 0)
+    buffer = EVENT.pack(3, 8, 7, len(name)) + name + EVENT.pack(4, 2, 0, 0)
     assert list(parse_events(buffer)) == [Event(3, 8, 7, b"odd \xff\n name"), Event(4, 2, 0, b"")]
 
 
