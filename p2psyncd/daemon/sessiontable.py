@@ -149,7 +149,7 @@ class SessionTable:
             if message.reason == StateForked.__name__ and driver in self.greeted:
                 try:
                     await driver.replica.renew("another device knows a later state of this one")
-                except StateForked as error:
+                except (OSError, StateForked) as error:
                     self.note(driver, error, nursery)
         self.open(nursery)
 

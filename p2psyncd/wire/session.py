@@ -113,6 +113,8 @@ class Session:
     """The peer's G when the session began: what we lack of it in our own knowledge is why we may be stale."""
     greeted_with: Knowledge = field(default_factory=dict)
     """Our own knowledge when the session began."""
+    said_forgotten: Knowledge = field(default_factory=dict)
+    """Our G when the session began."""
     heard: set[Dot] = field(default_factory=set)
     """What the peer sent since its last `Done`: no news to it."""
     hello: Hello | None = None
@@ -137,6 +139,7 @@ class Session:
         """
         self.state = State.GREETING
         self.greeted_with = dict(standing.knowledge)
+        self.said_forgotten = dict(standing.forgotten)
         short = is_short(standing)
         self.said = (
             dict(standing.knowledge),
@@ -233,6 +236,14 @@ class Session:
     def is_stale(self, standing: Standing) -> bool:
         """Return whether the peer missed deletes that are forgotten here by now."""
         return self.known is not None and not includes(self.known, standing.forgotten)
+
+    @property
+    def told_forgotten(self) -> bool:
+        """Whether the peer knows from our hello that it missed deletes; if not, it does not believe a `Gone`.
+
+        What was forgotten here since, or by another peer whose G we took over, takes another hello.
+        """
+        return self.known is not None and not includes(self.known, self.said_forgotten)
 
     def bereaved(self, message: Gone) -> list[Effect]:
         """Handle the word that some of our items were deleted; only a stale device believes it."""

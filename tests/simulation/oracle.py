@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -90,9 +90,9 @@ class Oracle:
                 self.claims[claim] = machine.number
             self.deleted.pop(claim, None)
 
-    def review(self, machines: Iterable[Machine], struck: Machine) -> None:
+    def review(self, machines: Collection[Machine], struck: Machine) -> None:
         """Take note of what a disaster on one machine took from the world, or brought back."""
-        there = {claim.value for machine in machines for claim in machine.claims()}
+        there = {claim.value for machine in machines for claim in told(machine)}
         for claim in [claim for claim in self.claims if claim.value not in there]:
             self.perished.add(claim)
             del self.claims[claim]
@@ -179,3 +179,12 @@ class Oracle:
         back = sorted(c for c in self.deleted.keys() - self.forgiven if c in there and self.written[c] == 1)
         if back:
             raise Violation("back", f"{where}: {back}")
+
+
+def told(machine: Machine) -> AbstractSet[Claim]:
+    """Return what a machine has and others can have from it.
+
+    What is in the folder of a receive-only device and not in its state (which was put back to before it came) passes
+    for a change of its own there: it stays where it is, and nobody hears of it.
+    """
+    return machine.claims() - machine.unsettled() if machine.mode == "receive-only" else set(machine.claims())

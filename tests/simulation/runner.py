@@ -54,8 +54,13 @@ def kind_named(name: str) -> Kind:
 
 def run_plan(plan: Plan, trace: list[str] | None = None) -> Violation | None:
     """Take a plan through, and return what does not hold."""
-    logging.getLogger("p2psyncd").setLevel(logging.CRITICAL)
-    return run(plan.seed, live, plan, kind_named(plan.kind), [] if trace is None else trace)
+    log = logging.getLogger("p2psyncd")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        return run(plan.seed, live, plan, kind_named(plan.kind), [] if trace is None else trace)
+    finally:
+        log.setLevel(level)
 
 
 def run_seeds(task: tuple[Sequence[int], str, Sequence[str], str]) -> list[Result]:
