@@ -231,11 +231,16 @@ class Ledger:
         known, vector = self.store.knowledge(), unpack_vector(item.vector)
         for copy in copies:
             if self.source.is_copy_of(copy.item.key, item.key):
-                # A copy knows the loser, and all that the loser knew. Once it is deleted it knows other writes, too, which
-                # say nothing about this item unless everything up to them was seen here.
-                entries = unpack_vector(copy.item.vector).items()
-                lost = {a: seq for a, seq in entries if copy.item.live or covers(known, Dot(a, seq))}
-                vector = join_vectors(vector, lost)
+                seen = unpack_vector(copy.item.vector)
+                if copy.item.live:
+                    # It knows the loser, and all that the loser knew; its maker's own writes stand in no vector.
+                    loser = self.source.made_by(copy.item)
+                    vector = join_vectors(vector, seen, {loser.actor: loser.seq})
+                else:
+                    # Once it is deleted it knows other writes, too, which say nothing about this item unless
+                    # everything up to them was seen here.
+                    seen = {actor: seq for actor, seq in seen.items() if covers(known, Dot(actor, seq))}
+                    vector = join_vectors(vector, seen)
         vector.pop(item.dot.actor, None)
         return replace(item, vector=pack_vector(vector))
 

@@ -16,6 +16,7 @@ import trio
 
 from p2psyncd.core.item import Draft, Item
 from p2psyncd.core.storage import Pending, Stored
+from p2psyncd.core.version import Dot
 
 __all__ = [
     "Applied",
@@ -235,6 +236,10 @@ class Source(Protocol):
 
     def is_copy_of(self, copy: bytes, key: bytes) -> bool:
         """Return whether a key names a conflict copy of an item; pure."""
+        ...
+
+    def made_by(self, item: Item) -> Dot:
+        """Return the write that made an item's content: of a conflict copy, the loser's; pure."""
         ...
 
     def aside(self, item: Item) -> Draft:

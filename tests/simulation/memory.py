@@ -14,13 +14,21 @@ from kinds import SECRET, SHARE, Clock
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, Stored
+from p2psyncd.core.version import Dot
 from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.executor import InlineExecutor
 from p2psyncd.daemon.incarnation import Place, begin
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.sessiontable import SessionTable
-from p2psyncd.sources.folder.attributes import Attributes, capture, decode, encode
+from p2psyncd.sources.folder.attributes import (
+    Attributes,
+    capture,
+    content_dot,
+    decode,
+    decode_or_plain,
+    encode,
+)
 from p2psyncd.sources.folder.conflicts import copies_begin, is_conflict, is_conflict_copy, is_copy_of
 from p2psyncd.sources.folder.merge import aside, merge
 from p2psyncd.sources.source import (
@@ -170,6 +178,9 @@ class MemorySource:
 
     def is_copy_of(self, copy: bytes, key: bytes) -> bool:
         return is_copy_of(copy, key)
+
+    def made_by(self, item: Item) -> Dot:
+        return content_dot(item, decode_or_plain(item.meta))
 
     def aside(self, item: Item) -> Draft:
         return aside(item)

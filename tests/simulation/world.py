@@ -16,7 +16,6 @@ from plan import Plan, Step
 from process import Process
 
 from p2psyncd.core.ids import DeviceId
-from p2psyncd.core.item import Item
 from p2psyncd.daemon.forgetting import forget_now
 from p2psyncd.daemon.replica import EVERYTHING, Phase
 from p2psyncd.daemon.signal import Signal
@@ -300,6 +299,7 @@ class World:
         await self.kill(machine)
         other = machine.clone(len(self.machines), noticed=noticed)
         self.machines.append(other)
+        self.oracle.copied(other)
         if runs:
             await self.boot(machine)
         await self.boot(other)
@@ -323,6 +323,8 @@ class World:
         name = machine.lose_row(random)
         machine.hazard.full = full
         self.log(f"{machine.number} lost {name!r}")
+        if name is not None:
+            self.oracle.rewritten(name, machine)
         self.struck(machine)
         if process is not None:
             await self.boot(machine)
@@ -362,7 +364,7 @@ class World:
             self.with_link(a, b, lambda link: link.join(0.0))
         await self.until_quiet()
         await self.scan_again()
-        self.oracle.check(self.running(), self.waits_for_senders)
+        self.oracle.check(self.running())
         await self.meet_again()
         self.check_troubles()
 
@@ -385,29 +387,12 @@ class World:
         return (
             len({p.device.replica.standing.root for p in running}) <= 1
             and all(
-                p.device.replica.totals.pending_items == 0 or self.waits_for_senders(p)
+                p.device.replica.totals.pending_items == 0
                 for p in running
                 if p.machine.mode == "send-receive"
             )
             and all(p.lives and is_able(p.device.replica) for p in self.running())
             and all(link.connection is not None and link.connection.at_rest for link in self.links.values())
-        )
-
-    def waits_for_senders(self, process: Process) -> bool:
-        """Return whether all that waits on a device are files where there is a directory, from devices that only send.
-
-        Whoever holds such a file puts it aside, and these take in nothing that would tell them to.
-        """
-        senders = [p for p in self.running() if p.machine.mode == "send-only"]
-
-        def is_held(item: Item) -> bool:
-            """Return whether a device that only sends has this very version in place."""
-            rows = (p.device.store.get(item.key) for p in senders)
-            return any(row is not None and row.item.dot == item.dot and row.state for row in rows)
-
-        return bool(senders) and all(
-            pending.item.key in process.device.applier.failures and is_held(pending.item)
-            for pending in process.device.store.pending(limit=1000)
         )
 
     async def scan_again(self) -> None:

@@ -14,9 +14,10 @@ from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, Stored
+from p2psyncd.core.version import Dot
 from p2psyncd.errors import BadRequest
 from p2psyncd.sources.folder.apply import ApplyContext, apply_batch
-from p2psyncd.sources.folder.attributes import decode_or_plain
+from p2psyncd.sources.folder.attributes import content_dot, decode_or_plain
 from p2psyncd.sources.folder.beneath import (
     Directories,
     copy_content,
@@ -263,6 +264,10 @@ class FolderSource:
     def is_copy_of(self, copy: bytes, key: bytes) -> bool:
         """Return whether a key names a conflict copy of an item."""
         return is_copy_of(copy, key)
+
+    def made_by(self, item: Item) -> Dot:
+        """Return the write that made an item's content."""
+        return content_dot(item, decode_or_plain(item.meta))
 
     def aside(self, item: Item) -> Draft:
         """Return a losing version as its conflict copy."""
