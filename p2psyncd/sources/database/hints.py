@@ -1,0 +1,305 @@
+"""Hints in an app's file about which rows it has touched: putting them in, reading, dropping, and taking all of it out again.
+
+Beside the side tables and triggers (`triggers.py`) a file holds a *watermark*, one row that says which share and device the file belongs
+to, and which step of an apply it contains: it changes in the same transaction as the rows.
+"""
+
+# ruff: noqa: S608 - names are our own, values are bound.
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import apsw
+
+from p2psyncd.sources.database.names import MARK_TABLE, is_ours
+from p2psyncd.sources.database.schema import Schema
+from p2psyncd.sources.database.triggers import (
+    HintTable,
+    Made,
+    hint_table,
+    made_for,
+    mark_table,
+    number_of,
+    table_named_by,
+)
+from p2psyncd.sources.database.values import RawText, Value, text_of
+
+__all__ = [
+    "Hint",
+    "Mark",
+    "drop_hints",
+    "install",
+    "installed",
+    "is_hinted",
+    "read_hints",
+    "read_mark",
+    "uninstall",
+    "write_mark",
+]
+
+
+class Hint(NamedTuple):
+    """The app touched a row."""
+
+    table: str
+    pk: tuple[Value, ...]
+    ms: int
+    """When it did last, in milliseconds since 1970 by this device's clock."""
+    n: int
+    """How often since the hint was last dropped; tells a hint from a later one about the same row."""
+
+
+class Mark(NamedTuple):
+    """What a file says about itself."""
+
+    share: bytes
+    device: bytes
+    number: int
+    nonce: bytes
+
+
+class Found(NamedTuple):
+    """An object of ours in the app's schema."""
+
+    type: str
+    name: str
+    table: str
+    sql: str
+
+
+def install(connection: apsw.Connection, schema: Schema, *, share: bytes, device: bytes) -> None:
+    """Put side tables, triggers and the watermark into the file, in one transaction; what is there already stays, with its hints.
+
+    A watermark of another share or device begins anew. What belongs to tables that are gone or no longer taken is taken out.
+
+    Raises:
+        apsw.Error: The file cannot be written, or the app has it locked.
+    """
+    with writing(connection):
+        found = find_ours(connection)
+        wanted = {made.name: made for made in wanted_objects(schema, found, names_taken(connection))}
+        for each in sorted(found, key=lambda o: o.type != "trigger"):
+            made = wanted.get(each.name)
+            if each.type == "trigger" and (made is None or made.sql != each.sql):
+                connection.execute(f"DROP TRIGGER main.{each.name}")
+        present = {each.name: each.sql for each in find_ours(connection)}
+        for name, sql in present.items():
+            if name not in wanted and not name.endswith("x") and name in tables_of(found):
+                connection.execute(f"DROP TABLE main.{name}")
+            elif name in wanted and wanted[name].type == "table" and wanted[name].sql != sql:
+                replace_table(connection, name, wanted[name].sql)
+        present = {each.name: each.sql for each in find_ours(connection)}
+        for name, made in wanted.items():
+            if name not in present:
+                connection.execute(made.sql)
+        mark = read_mark(connection)
+        if mark is None or (mark.share, mark.device) != (share, device):
+            connection.execute(f"DELETE FROM main.{MARK_TABLE}")
+            connection.execute(f"INSERT INTO main.{MARK_TABLE} VALUES(?, ?, 0, x'')", (share, device))
+
+
+def installed(connection: apsw.Connection, schema: Schema) -> bool:
+    """Tell whether all that `install` would make is there as it would make it, and nothing else of ours."""
+    found = find_ours(connection)
+    wanted = wanted_objects(schema, found, names_taken(connection))
+    return {(o.name, o.sql) for o in found} == {(made.name, made.sql) for made in wanted}
+
+
+def uninstall(connection: apsw.Connection) -> None:
+    """Take everything of ours out of the file, in one transaction: the schema is then what it was before.
+
+    Raises:
+        apsw.Error: The file cannot be written, or the app has it locked.
+    """
+    with writing(connection):
+        found = find_ours(connection)
+        for each in found:
+            if each.type == "trigger":
+                connection.execute(f"DROP TRIGGER main.{each.name}")
+        for each in found:
+            if each.type == "table":
+                connection.execute(f"DROP TABLE main.{each.name}")
+
+
+def read_hints(connection: apsw.Connection, schema: Schema) -> list[Hint]:
+    """Return all hints, the oldest first."""
+    hints: list[Hint] = []
+    for side in side_tables(connection, schema):
+        name = side.table.name
+        hints.extend(Hint(name, row[:-2], row[-2], row[-1]) for row in rows_of(connection, side))
+    hints.sort(key=lambda hint: hint.ms)
+    return hints
+
+
+def drop_hints(connection: apsw.Connection, hints: Iterable[Hint]) -> None:
+    """Drop hints, unless the app has touched their rows again since they were read."""
+    names = side_names(connection)
+    for hint in hints:
+        if name := names.get(hint.table):
+            condition, bindings = key_condition(hint.pk)
+            connection.execute(
+                f"DELETE FROM main.{name} WHERE {condition} AND ms = ? AND n = ?",
+                (*bindings, hint.ms, hint.n),
+            )
+
+
+def is_hinted(connection: apsw.Connection, table: str, pk: Sequence[Value]) -> bool:
+    """Tell whether the app has touched a row since its hint was last dropped.
+
+    Meant for single rows: whoever asks about many calls `read_hints` once in its transaction.
+    """
+    name = side_names(connection).get(table)
+    if name is None:
+        return False
+    condition, bindings = key_condition(pk)
+    sql = f"SELECT 1 FROM main.{name} WHERE {condition}"
+    return connection.execute(sql, bindings).get is not None
+
+
+def read_mark(connection: apsw.Connection) -> Mark | None:
+    """Return the watermark, or None where there is none of ours."""
+    if not any(each.name == MARK_TABLE for each in find_ours(connection)):
+        return None
+    row = connection.execute(f"SELECT share, device, number, nonce FROM main.{MARK_TABLE}").fetchone()
+    return None if row is None else Mark(*row)
+
+
+def write_mark(connection: apsw.Connection, number: int, nonce: bytes) -> None:
+    """Set the watermark, in the caller's transaction."""
+    connection.execute(f"UPDATE main.{MARK_TABLE} SET number = ?, nonce = ?", (number, nonce))
+
+
+@contextmanager
+def writing(connection: apsw.Connection) -> Iterator[None]:
+    """A transaction that has the right to write from the start, or a part of the one that is open."""
+    if connection.in_transaction:
+        with connection:
+            yield
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def find_ours(connection: apsw.Connection) -> list[Found]:
+    """Return what is ours in the app's schema."""
+    rows = connection.execute(
+        "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE name GLOB '_p2p_*' ORDER BY rowid"
+    )
+    return [Found(*row) for row in rows if row[3] is not None and is_ours(row[1], row[3])]
+
+
+def names_taken(connection: apsw.Connection) -> set[str]:
+    """Return names like ours that the app has given to something of its own."""
+    rows = connection.execute(
+        "SELECT name, sql FROM main.sqlite_schema WHERE name LIKE '\\_p2p\\_%' ESCAPE '\\'"
+    )
+    return {name.lower() for name, sql in rows if not is_ours(name, sql or "")}
+
+
+def numbers(found: Iterable[Found]) -> dict[str, int]:
+    """Return the numbers that tables have. A table that was renamed has taken its triggers along; one that was rebuilt has lost them."""
+    by_table: dict[str, int] = {}
+    rebuilt: dict[str, int] = {}
+    for each in found:
+        number = number_of(each.name)
+        if number is None:
+            continue
+        if each.type == "trigger":
+            by_table[each.table] = number
+        elif each.type == "table":
+            rebuilt[table_named_by(each.sql)] = number
+    for table, number in rebuilt.items():
+        if number not in by_table.values():
+            by_table.setdefault(table, number)
+    return by_table
+
+
+def side_of_each(schema: Schema, found: Sequence[Found], taken: set[str]) -> Iterator[HintTable]:
+    """Yield the side tables that there should be: with the number that a table has, or the next free one."""
+    known = {name.lower(): number for name, number in numbers(found).items()}
+    used = set(known.values())
+    following = 1
+    for name, table in schema.tables.items():
+        number = known.get(name.lower())
+        if number is None:
+            while following in used or any(t.startswith(f"_p2p_h{following}") for t in taken):
+                following += 1
+            number = following
+            used.add(number)
+        yield hint_table(number, table)
+
+
+def wanted_objects(schema: Schema, found: Sequence[Found], taken: set[str]) -> list[Made]:
+    """Return all that should be there."""
+    made = [mark_table()]
+    for side in side_of_each(schema, found, taken):
+        made.extend(made_for(side))
+    return made
+
+
+def tables_of(found: Iterable[Found]) -> set[str]:
+    """Return the names of the tables among objects."""
+    return {each.name for each in found if each.type == "table"}
+
+
+def replace_table(connection: apsw.Connection, name: str, sql: str) -> None:
+    """Make a table of ours anew with other columns, keeping its rows where they still fit."""
+    rows = connection.execute(f"SELECT * FROM main.{name}").fetchall()
+    connection.execute(f"DROP TABLE main.{name}")
+    connection.execute(sql)
+    width = len(connection.execute("SELECT 1 FROM pragma_table_xinfo(?, 'main')", (name,)).fetchall())
+    for row in rows:
+        if len(row) == width:
+            places = ", ".join("?" * width)
+            connection.execute(f"INSERT OR IGNORE INTO main.{name} VALUES({places})", row)
+
+
+def side_names(connection: apsw.Connection) -> dict[str, str]:
+    """Return the names of the side tables by the tables that they are about."""
+    return {table: f"_p2p_h{number}" for table, number in numbers(find_ours(connection)).items()}
+
+
+def side_tables(connection: apsw.Connection, schema: Schema) -> Iterator[HintTable]:
+    """Yield the side tables that are there."""
+    for table, number in numbers(find_ours(connection)).items():
+        if table in schema.tables:
+            yield hint_table(number, schema.tables[table])
+
+
+def rows_of(connection: apsw.Connection, side: HintTable) -> list[tuple[Any, ...]]:
+    """Return the rows of a side table; a text that is not UTF-8 as such."""
+    try:
+        return connection.execute(f"SELECT * FROM main.{side.name}").fetchall()
+    except UnicodeDecodeError:
+        parts = ", ".join(
+            f"typeof({c}), iif(typeof({c}) = 'text', CAST({c} AS BLOB), {c})" for c in side.columns
+        )
+        typed = connection.execute(f"SELECT {parts}, ms, n FROM main.{side.name}").fetchall()
+        return [(*texts_of(row[:-2]), *row[-2:]) for row in typed]
+
+
+def texts_of(row: Sequence[Any]) -> Iterator[Value]:
+    """Yield values that were read as a type and a value each, texts as blobs."""
+    for kind, value in zip(row[::2], row[1::2], strict=True):
+        yield text_of(value) if kind == "text" else value
+
+
+def key_condition(pk: Sequence[Value]) -> tuple[str, tuple[Value, ...]]:
+    """Return the condition that a hint has this key, and what to bind."""
+    parts = []
+    bindings: list[Value] = []
+    for n, value in enumerate(pk):
+        if isinstance(value, RawText):
+            parts.append(f"k{n} IS CAST(? AS TEXT)")
+            bindings.append(value.data)
+        else:
+            parts.append(f"k{n} IS ?")
+            bindings.append(value)
+    return " AND ".join(parts), tuple(bindings)

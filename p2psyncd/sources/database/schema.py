@@ -1,0 +1,377 @@
+"""What an app's database consists of: tables with their keys, columns and constraints, and which of them can be kept equal.
+
+Everything is read through SQLite's own pragmas, so every way to quote or abbreviate has been understood by the
+only parser that counts. The names are SQLite's spelling of the table or column itself, whatever a foreign key or an index calls it.
+
+Two groups of tables are not taken. *Left out*: what belongs to one device (bookkeeping of migrations), what SQLite makes
+itself from other tables (virtual tables and their shadows), what the user does not want. *Refused*: tables whose rows cannot be told
+apart, or not be compared as the app compares them; the reason says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import apsw
+
+from p2psyncd.sources.database.names import is_bookkeeping, is_ours, is_shadow_of, quoted
+
+__all__ = [
+    "Column",
+    "ForeignKey",
+    "OddUnique",
+    "Schema",
+    "SchemaObject",
+    "Table",
+    "Unique",
+    "quoted",
+    "read_schema",
+    "schema_version",
+]
+
+NO_KEY = "it has no primary key, so its rows cannot be told apart: declare one, or leave the table out"
+MIGRATIONS = "it is the bookkeeping of migrations, which every device does for itself"
+VIRTUAL = "it is a virtual table"
+SHADOW = "it holds the data of a virtual table"
+WITHOUT = "it was named to be left out"
+RESERVED = "its name begins with _p2p_, which is reserved"
+
+KNOWN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
+# table_xinfo's `hidden`.
+VIRTUAL_COLUMN, STORED_COLUMN = 2, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column. `collation` is that of the primary key for its columns, otherwise the one declared."""
+
+    name: str
+    type: str
+    not_null: bool
+    default: str | None
+    generated: bool
+    collation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unique:
+    """A UNIQUE constraint, or a unique index over plain columns of all rows."""
+
+    name: str
+    columns: tuple[str, ...]
+    collations: tuple[str, ...] = ()
+    constraint: bool = True
+    """Part of CREATE TABLE; otherwise an index, which an app may drop before it drops a column."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OddUnique:
+    """A unique index over some of the rows, or over expressions."""
+
+    name: str
+    sql: str
+    """Its CREATE INDEX."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignKey:
+    """A declared reference. `parent` is the parent's name in `Schema.tables` where it exists."""
+
+    columns: tuple[str, ...]
+    parent: str
+    parent_columns: tuple[str, ...]
+    on_delete: str
+    """NO ACTION, RESTRICT, SET NULL, SET DEFAULT or CASCADE."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table that has a primary key."""
+
+    name: str
+    columns: tuple[Column, ...]
+    pk: tuple[str, ...]
+    rowid: bool
+    """The primary key is another name for the rowid."""
+    without_rowid: bool
+    strict: bool
+    uniques: tuple[Unique, ...]
+    odd_uniques: tuple[OddUnique, ...]
+    foreign_keys: tuple[ForeignKey, ...]
+    sql: str
+
+    @property
+    def stored(self) -> tuple[Column, ...]:
+        """The columns that an app writes: all but the generated ones."""
+        return tuple(column for column in self.columns if not column.generated)
+
+    def column(self, name: str) -> Column:
+        """Return a column by its exact name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        """The columns of the primary key, in its order."""
+        return tuple(self.column(name) for name in self.pk)
+
+    @property
+    def key_may_be_null(self) -> bool:
+        """Whether SQLite lets a part of the key be NULL, as it does in tables that have a rowid."""
+        return not (self.rowid or self.without_rowid or all(c.not_null for c in self.key_columns))
+
+    def has_births(self, schema: Schema) -> bool:
+        """Tell whether two devices may give one key to two different rows: it is one integer that refers to nothing."""
+        if len(self.pk) != 1 or any(self.pk[0] in fk.columns for fk in self.foreign_keys):
+            return False
+        return self.rowid or "INT" in self.column(self.pk[0]).type.upper()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaObject:
+    """One of the app's tables, indexes, views or triggers, as sqlite_schema lists it."""
+
+    type: str
+    name: str
+    table: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """What there is, and why some of it is not taken (by the table's name)."""
+
+    tables: dict[str, Table]
+    version: int
+    """SQLite's schema_version: another number means that the schema may have changed."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    objects: tuple[SchemaObject, ...] = ()
+
+
+def schema_version(connection: apsw.Connection) -> int:
+    """Return the number that changes with every change of the schema."""
+    return int(connection.pragma("schema_version", schema="main"))
+
+
+def read_schema(connection: apsw.Connection, *, without: Collection[str] = ()) -> Schema:
+    """Read the schema of the app's file.
+
+    Args:
+        connection: To the app's file, in a transaction or not.
+        without: Names of tables that the user wants left out, in any case of letters.
+
+    Raises:
+        apsw.Error: It is no database, encrypted, damaged or locked.
+    """
+    version = schema_version(connection)
+    kinds: dict[str, str] = {}
+    options: dict[str, tuple[bool, bool]] = {}
+    for name, kind, bare, strict in connection.execute(
+        "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema = 'main'"
+    ):
+        kinds[name], options[name] = kind, (bool(bare), bool(strict))
+    objects = tuple(
+        SchemaObject(type=kind, name=name, table=table, sql=sql)
+        for kind, name, table, sql in connection.execute(
+            "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"
+        )
+    )
+    shadows = shadow_tables(kinds, objects)
+    unwanted = {name.lower() for name in without}
+    tables: dict[str, Table] = {}
+    left_out: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for each in objects:
+        name = each.name
+        if each.type != "table" or name.lower().startswith("sqlite_") or is_ours(name, each.sql):
+            continue
+        if reason := reason_to_leave_out(
+            name, kinds.get(name, ""), name in shadows, name.lower() in unwanted
+        ):
+            left_out[name] = reason
+            continue
+        table = read_table(connection, name, each.sql, *options[name])
+        if reason := reason_to_refuse(table):
+            refused[name] = reason
+        else:
+            tables[name] = table
+    return Schema(
+        tables=with_parents(tables),
+        version=version,
+        left_out=left_out,
+        refused=refused,
+        objects=tuple(app_objects(objects, shadows)),
+    )
+
+
+def reason_to_leave_out(name: str, kind: str, shadow: bool, unwanted: bool) -> str:  # noqa: FBT001
+    """Say why a table is left out, or nothing."""
+    if unwanted:
+        return WITHOUT
+    if shadow:
+        return SHADOW
+    if kind == "virtual":
+        return VIRTUAL
+    if is_bookkeeping(name):
+        return MIGRATIONS
+    if name.lower().startswith("_p2p_"):
+        return RESERVED
+    return ""
+
+
+def reason_to_refuse(table: Table) -> str:
+    """Say why a table cannot be kept equal and what to do, or nothing."""
+    if not table.pk:
+        return NO_KEY
+    compared = {column.collation for column in table.key_columns}
+    for unique in table.uniques:
+        compared.update(unique.collations)
+    unknown = sorted(name for name in compared if name.upper() not in KNOWN_COLLATIONS)
+    if unknown:
+        return (
+            f"a key or unique index compares with the collation {unknown[0]}, which only its own program has: "
+            "leave the table out"
+        )
+    return ""
+
+
+def shadow_tables(kinds: dict[str, str], objects: Collection[SchemaObject]) -> set[str]:
+    """Return the names of tables in which virtual tables keep their data."""
+    shadows = {name for name, kind in kinds.items() if kind == "shadow"}
+    # SQLite knows the shadows of modules that it has; of others we know the names.
+    virtual = [o for o in objects if kinds.get(o.name) == "virtual"]
+    shadows.update(name for name in kinds if any(is_shadow_of(name, v.name, v.sql) for v in virtual))
+    return shadows
+
+
+def app_objects(objects: Collection[SchemaObject], shadows: Collection[str]) -> Iterator[SchemaObject]:
+    """Yield what the app made: nothing of SQLite's, of a virtual table's, or of ours."""
+    for each in objects:
+        names = (each.name, each.table)
+        if any(name in shadows or name.lower().startswith("sqlite_") for name in names):
+            continue
+        if not is_ours(each.name, each.sql):
+            yield each
+
+
+def read_table(connection: apsw.Connection, name: str, sql: str, without_rowid: bool, strict: bool) -> Table:  # noqa: FBT001
+    """Read one table; its foreign keys' parents are named as they were declared."""
+    # cid, name, type, notnull, dflt_value, pk, hidden
+    rows: list[tuple[Any, ...]] = connection.execute(
+        "SELECT * FROM pragma_table_xinfo(?, 'main')", (name,)
+    ).fetchall()
+    pk = tuple(row[1] for row in sorted((row for row in rows if row[5]), key=lambda row: row[5]))
+    key_collations: dict[str, str] = {}
+    uniques: list[Unique] = []
+    odd: list[OddUnique] = []
+    has_key_index = False
+    # seq, name, unique, origin, partial
+    indexes: list[tuple[Any, ...]] = connection.execute(
+        "SELECT * FROM pragma_index_list(?, 'main') ORDER BY seq DESC", (name,)
+    ).fetchall()
+    for _, index, unique, origin, partial in indexes:
+        if not unique:
+            continue
+        # seqno, cid, name, desc, coll, key
+        parts = [
+            (cid, column, collation)
+            for _, cid, column, _, collation, in_key in connection.execute(
+                "SELECT * FROM pragma_index_xinfo(?, 'main')", (index,)
+            )
+            if in_key
+        ]
+        if origin == "pk":
+            has_key_index = True
+            key_collations = {column: collation for _, column, collation in parts}
+        elif partial or any(cid < 0 for cid, _, _ in parts):
+            odd.append(OddUnique(name=index, sql=index_sql(connection, index)))
+        else:
+            uniques.append(
+                Unique(
+                    name=index,
+                    columns=tuple(column for _, column, _ in parts),
+                    collations=tuple(collation for _, _, collation in parts),
+                    constraint=origin == "u",
+                )
+            )
+    columns = tuple(
+        Column(
+            name=column,
+            type=kind,
+            not_null=bool(not_null),
+            default=default,
+            generated=hidden in (VIRTUAL_COLUMN, STORED_COLUMN),
+            collation=key_collations.get(column) or declared_collation(connection, name, column),
+        )
+        for _, column, kind, not_null, default, _, hidden in rows
+    )
+    return Table(
+        name=name,
+        columns=columns,
+        pk=pk,
+        rowid=bool(pk) and not has_key_index and not without_rowid,
+        without_rowid=without_rowid,
+        strict=strict,
+        uniques=tuple(uniques),
+        odd_uniques=tuple(odd),
+        foreign_keys=tuple(read_foreign_keys(connection, name)),
+        sql=sql,
+    )
+
+
+def declared_collation(connection: apsw.Connection, table: str, column: str) -> str:
+    """Return the collation that a column was declared with."""
+    return connection.column_metadata("main", table, column)[1]
+
+
+def index_sql(connection: apsw.Connection, index: str) -> str:
+    """Return an index's CREATE INDEX."""
+    found: str = connection.execute(
+        "SELECT sql FROM main.sqlite_schema WHERE type = 'index' AND name = ?", (index,)
+    ).get
+    return found
+
+
+def read_foreign_keys(connection: apsw.Connection, table: str) -> Iterator[ForeignKey]:
+    """Yield the references that a table declares, in the order of their declaration."""
+    grouped: dict[int, list[tuple[str, str, str | None, str]]] = {}
+    # id, seq, table, from, to, on_update, on_delete, match; the last declared has id 0.
+    for number, _, parent, column, to, _, on_delete, _ in connection.execute(
+        "SELECT * FROM pragma_foreign_key_list(?, 'main') ORDER BY id DESC, seq", (table,)
+    ):
+        grouped.setdefault(number, []).append((parent, column, to, on_delete))
+    for parts in grouped.values():
+        yield ForeignKey(
+            columns=tuple(column for _, column, _, _ in parts),
+            parent=parts[0][0],
+            # Without names it refers to the parent's key, filled in by `with_parents`.
+            parent_columns=tuple(to for _, _, to, _ in parts if to is not None),
+            on_delete=parts[0][3],
+        )
+
+
+def with_parents(tables: dict[str, Table]) -> dict[str, Table]:
+    """Name parents and their columns as they name themselves, and the key where a reference names no columns."""
+    by_name = {name.lower(): table for name, table in tables.items()}
+
+    def resolved(key: ForeignKey) -> ForeignKey:
+        parent = by_name.get(key.parent.lower())
+        if parent is None:
+            return key
+        spelling = {column.name.lower(): column.name for column in parent.columns}
+        columns = tuple(spelling.get(name.lower(), name) for name in key.parent_columns) or parent.pk
+        return replace(key, parent=parent.name, parent_columns=columns)
+
+    return {
+        name: replace(table, foreign_keys=tuple(resolved(key) for key in table.foreign_keys))
+        for name, table in tables.items()
+    }

@@ -1,0 +1,195 @@
+"""The SQL that notes, in an app's own file, which rows the app touches.
+
+Per table there is one side table, a row of which is a *hint*: the key of a row, when it was touched last, and how often it was. Triggers
+write hints, so they come and go with the app's transactions, whatever program writes, and whether or not the daemon runs. The triggers name
+only columns of keys and of UNIQUE constraints, which an app cannot drop either; a trigger that names another one makes its DROP COLUMN fail.
+
+- A hint is written as UPDATE, and as INSERT where that found none. Neither can meet a conflict, because the conflict clause of the app's
+  statement would override ours: under INSERT OR IGNORE a hint would be dropped.
+- What a REPLACE evicts fires no DELETE trigger (unless recursive_triggers is on). So whoever holds a unique value that is about to be taken is
+  hinted beforehand. A hint too many is harmless: rows are compared, not believed.
+- Everything here runs in SQLite 3.11 and under trusted_schema=OFF.
+"""
+
+# ruff: noqa: S608 - names are quoted, and there are no values.
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from p2psyncd.sources.database.names import MARK_TABLE, OURS, quoted
+from p2psyncd.sources.database.schema import Table, Unique
+
+__all__ = ["HintTable", "Made", "hint_table", "made_for", "mark_table", "number_of", "table_named_by"]
+
+NUMBERED = re.compile(r"_p2p_h([0-9]+)")
+NOW = "CAST((julianday('now')-2440587.5)*86400000.0 AS INTEGER)"
+
+# Affinities, by which SQLite reads a declared type, in the order of its rules.
+AFFINITIES = (
+    (("INT",), "INTEGER"),
+    (("CHAR", "CLOB", "TEXT"), "TEXT"),
+    (("BLOB",), "BLOB"),
+    (("REAL", "FLOA", "DOUB"), "REAL"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """An object that we put into the app's schema."""
+
+    type: str
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HintTable:
+    """The side table of one of the app's tables."""
+
+    number: int
+    table: Table
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return f"_p2p_h{self.number}"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold the key, in its order."""
+        return tuple(f"k{n}" for n in range(len(self.table.pk)))
+
+    @property
+    def operator(self) -> str:
+        """How keys are compared: NULL is a value where a key may hold it."""
+        return "IS" if self.table.key_may_be_null else "="
+
+    def where(self, *keys: str) -> str:
+        """Return the condition that a hint has this key."""
+        return " AND ".join(f"{c} {self.operator} {key}" for c, key in zip(self.columns, keys, strict=True))
+
+
+def hint_table(number: int, table: Table) -> HintTable:
+    """Return the side table with this number."""
+    return HintTable(number=number, table=table)
+
+
+def made_for(hints: HintTable) -> tuple[Made, ...]:
+    """Return all that is made for one table, in the order of its making."""
+    return (*side_table(hints), *triggers(hints))
+
+
+def mark_table() -> Made:
+    """Return the table that holds the watermark, in its one row."""
+    return Made(
+        type="table",
+        name=MARK_TABLE,
+        sql=f"CREATE TABLE {MARK_TABLE}({OURS}*/ share BLOB, device BLOB, number INTEGER, nonce BLOB)",
+    )
+
+
+def number_of(name: str) -> int | None:
+    """Return the number of the side table that a name of ours belongs to."""
+    found = NUMBERED.match(name)
+    return int(found[1]) if found else None
+
+
+def table_named_by(sql: str) -> str:
+    """Return the app's table that the SQL of a side table names."""
+    begin = sql.index(OURS) + len(OURS)
+    return sql[begin : sql.index(" */", begin)].replace("%2A", "*").replace("%25", "%")
+
+
+def side_table(hints: HintTable) -> Iterator[Made]:
+    """Yield the side table, and its index where it needs one."""
+    table = hints.table
+    note = f"{OURS}{table.name.replace('%', '%25').replace('*', '%2A')} */"
+    rest = "ms INTEGER, n INTEGER"
+    if table.rowid:
+        yield Made(
+            type="table",
+            name=hints.name,
+            sql=f"CREATE TABLE {hints.name}({note} k0 INTEGER PRIMARY KEY, {rest})",
+        )
+        return
+    columns = ", ".join(
+        f"{name} {affinity(column.type, strict=table.strict)} COLLATE {column.collation.upper()}"
+        for name, column in zip(hints.columns, table.key_columns, strict=True)
+    )
+    key = ", ".join(hints.columns)
+    if table.key_may_be_null:
+        yield Made(type="table", name=hints.name, sql=f"CREATE TABLE {hints.name}({note} {columns}, {rest})")
+        index = f"{hints.name}x"
+        yield Made(type="index", name=index, sql=f"CREATE INDEX {index} ON {hints.name}({OURS}*/ {key})")
+        return
+    sql = f"CREATE TABLE {hints.name}({note} {columns}, {rest}, PRIMARY KEY({key})) WITHOUT ROWID"
+    yield Made(type="table", name=hints.name, sql=sql)
+
+
+def triggers(hints: HintTable) -> Iterator[Made]:
+    """Yield the triggers on the app's table."""
+    new, old = (tuple(f"{row}.{quoted(name)}" for name in hints.table.pk) for row in ("NEW", "OLD"))
+    moved = " OR ".join(f"{n} COLLATE BINARY IS NOT {o}" for n, o in zip(new, old, strict=True))
+    yield trigger(hints, "i", "AFTER INSERT", "", touch(hints, new))
+    yield trigger(hints, "d", "AFTER DELETE", "", touch(hints, old))
+    yield trigger(hints, "u", "AFTER UPDATE", "", touch(hints, new))
+    yield trigger(hints, "k", "AFTER UPDATE", moved, touch(hints, old))
+    for n, unique in enumerate(hints.table.uniques):
+        taken = holder_condition(unique)
+        holder = f"EXISTS(SELECT 1 FROM {quoted(hints.table.name)} AS holder WHERE {taken})"
+        other = " OR ".join(
+            f"NEW.{quoted(name)} COLLATE {collation.upper()} IS NOT OLD.{quoted(name)}"
+            for name, collation in zip(unique.columns, unique.collations, strict=True)
+        )
+        yield trigger(hints, f"b{n}", "BEFORE INSERT", holder, touch_holder(hints, taken))
+        yield trigger(hints, f"c{n}", "BEFORE UPDATE", f"({other}) AND {holder}", touch_holder(hints, taken))
+
+
+def trigger(hints: HintTable, letter: str, event: str, when: str, body: str) -> Made:
+    """Return one trigger."""
+    name = f"{hints.name}{letter}"
+    condition = f" WHEN {when}" if when else ""
+    return Made(
+        type="trigger",
+        name=name,
+        sql=f"CREATE TRIGGER {name} {event} ON {quoted(hints.table.name)}{condition} BEGIN {OURS}*/ {body} END",
+    )
+
+
+def touch(hints: HintTable, key: tuple[str, ...]) -> str:
+    """Return the statements that hint at a row of the trigger."""
+    return (
+        f"UPDATE {hints.name} SET ms = {NOW}, n = n + 1 WHERE {hints.where(*key)}; "
+        f"INSERT INTO {hints.name} SELECT {', '.join(key)}, {NOW}, 1 WHERE changes() = 0;"
+    )
+
+
+def touch_holder(hints: HintTable, taken: str) -> str:
+    """Return the statements that hint at the row that holds a unique value."""
+    source = f"FROM {quoted(hints.table.name)} AS holder WHERE {taken}"
+    key = tuple(f"holder.{quoted(name)}" for name in hints.table.pk)
+    return (
+        f"UPDATE {hints.name} SET ms = {NOW}, n = n + 1 WHERE {hints.where(*(f'(SELECT {k} {source})' for k in key))}; "
+        f"INSERT INTO {hints.name} SELECT {', '.join(key)}, {NOW}, 1 {source} AND changes() = 0;"
+    )
+
+
+def holder_condition(unique: Unique) -> str:
+    """Return the condition that a row holds the unique value that the trigger's new row wants."""
+    return " AND ".join(
+        f"holder.{quoted(name)} COLLATE {collation.upper()} = NEW.{quoted(name)}"
+        for name, collation in zip(unique.columns, unique.collations, strict=True)
+    )
+
+
+def affinity(declared: str, *, strict: bool) -> str:
+    """Return the affinity of a declared type, as a type that has it."""
+    upper = declared.upper()
+    if not upper or (strict and upper == "ANY"):
+        return "BLOB"
+    for parts, name in AFFINITIES:
+        if any(part in upper for part in parts):
+            return name
+    return "NUMERIC"
