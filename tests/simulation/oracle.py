@@ -105,12 +105,12 @@ class Oracle:
             if claim in still:
                 del self.deleted[claim]  # the delete was undone before everybody had heard of it
 
-    def copied(self, copy: Machine) -> None:
+    def copied(self, unrecorded: Iterable[Claim]) -> None:
         """Take note of what lies on a disk's copy and not in its state: both machines find it, each as a write of its own.
 
         Who deletes the one has not seen the other.
         """
-        self.written.update(copy.unsettled())
+        self.written.update(unrecorded)
 
     def rewritten(self, name: bytes, machine: Machine) -> None:
         """Take note of what a machine has no row of any more: found again, it is a new write."""
@@ -153,13 +153,14 @@ class Oracle:
     def kept_at_home(self, processes: list[Process]) -> set[Claim]:
         """Return what only its own device need have: a device that only sends, and takes in no other's version,
         never learns that it lost a conflict, and makes no copy of what is under its name still: the name where
-        it was put, or, after a power cut that undid a rename, the one it had before.
+        it was put, or, after a power cut that undid a rename, the one it had before. A copy of its disk is such a
+        device, too.
         """
-        there = {p.machine.number: p.machine.claims() for p in processes if p.machine.mode == "send-only"}
+        there = {one for p in processes if p.machine.mode == "send-only" for one in p.machine.claims()}
         return {
             claim
             for claim, number in self.claims.items()
-            for one in there.get(number, ())
+            for one in there
             if (one == claim or (one.value == claim.value and claim.value in self.displaced))
             and self.is_contested(one.name, number)
         }

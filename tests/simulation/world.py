@@ -115,9 +115,6 @@ class World:
             case "power", [int(seed)]:
                 await self.kill(machine)
                 machine.cut_power(Random(seed))
-                # What it had put there may be undone in its memory alone: removed before the next process looks,
-                # it passes for not put there yet.
-                self.unsettled.setdefault(machine.number, set()).update(machine.unsettled())
                 self.struck(machine)
             case "snapshot", []:
                 self.snapshot(machine)
@@ -270,6 +267,9 @@ class World:
     def struck(self, machine: Machine) -> None:
         """Let the oracle know that a disk is not as it was."""
         self.amnesiac.add(machine.number)
+        # What it had put there may be undone in its memory alone: removed before the next process looks,
+        # it passes for not put there yet.
+        self.unsettled.setdefault(machine.number, set()).update(machine.unsettled())
         self.oracle.review(self.machines, machine)
 
     def snapshot(self, machine: Machine) -> None:
@@ -299,10 +299,10 @@ class World:
         await self.kill(machine)
         other = machine.clone(len(self.machines), noticed=noticed)
         self.machines.append(other)
-        self.oracle.copied(other)
         if runs:
             await self.boot(machine)
         await self.boot(other)
+        self.oracle.copied(self.processes[other.number].device.unrecorded())
 
     async def pair_again(self, machine: Machine) -> None:
         """Give a clone a key of its own, as its user is told to."""
