@@ -34,7 +34,6 @@ __all__ = [
     "NoSuchOffer",
     "NoSuchShare",
     "NotADatabase",
-    "NotADatabase",
     "NotAFolder",
     "NotHeld",
     "P2psyncError",
@@ -52,7 +51,6 @@ __all__ = [
     "StateTooNew",
     "TimedOut",
     "Undecided",
-    "Waiting",
     "WrongCode",
 ]
 
@@ -250,18 +248,6 @@ class ShareHeld(P2psyncError):
 
     exit_code = 5
     wire_code = "held"
-
-
-class Waiting(P2psyncError):
-    """Another program keeps the database locked. Nothing is lost, and it goes on by itself when that program lets go of it."""
-
-    wire_code = "waiting"
-
-
-class NotADatabase(P2psyncError):
-    """This cannot be shared as a database. Give the path of an SQLite file that is not encrypted."""
-
-    wire_code = "not_a_database"
 
 
 class Undecided(P2psyncError):

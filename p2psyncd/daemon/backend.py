@@ -36,7 +36,7 @@ from p2psyncd.control.messages import (
     WaitReport,
 )
 from p2psyncd.core.ids import DeviceId, format_device_id
-from p2psyncd.daemon import comparing, conflicts, health, histories
+from p2psyncd.daemon import comparing, conflicts, health, verifying
 from p2psyncd.daemon.mesh import PeerState
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.daemon.report import (
@@ -275,7 +275,9 @@ class DaemonBackend:
     ) -> ShareStatus:
         """Share a folder."""
         chosen = [self.device(one).record.device for one in with_devices] if with_devices else None
-        share = await self.daemon.shares.add(Path(path), name=name, kind=kind, mode=mode, with_devices=chosen)
+        share = await self.daemon.admission.add(
+            Path(path), name=name, kind=kind, mode=mode, with_devices=chosen
+        )
         self.daemon.journal.tell(
             "share_added", share=share.record.name, message=f"shares {share.record.path}"
         )
@@ -326,7 +328,7 @@ class DaemonBackend:
         if not found:
             raise NoSuchOffer(name)
         ((state, offer),) = found.values()
-        share = await self.daemon.shares.accept(offer, Path(path), mode=mode, member=state.record.device)
+        share = await self.daemon.admission.accept(offer, Path(path), mode=mode, member=state.record.device)
         self.daemon.journal.tell(
             "share_accepted", share=share.record.name, device=state.record.name, message=f"at {path}"
         )
@@ -360,11 +362,11 @@ class DaemonBackend:
         """Forget a share and leave its data."""
         for record, reason in self.daemon.shares.broken.values():
             if name in {record.name, record.id.hex()}:
-                await self.daemon.shares.remove_broken(record)
+                await self.daemon.admission.remove_broken(record)
                 return health.broken_row(record, reason)
         share = self.daemon.shares.named(name)
         row = self.share_row(share)
-        await self.daemon.shares.remove(share)
+        await self.daemon.admission.remove(share)
         self.daemon.journal.tell("share_removed", share=name, message="its data stays")
         return row
 
@@ -446,12 +448,12 @@ class DaemonBackend:
     async def history(self, path: str) -> list[Version]:
         """Return earlier versions."""
         share, key = self.daemon.shares.holding(Path(path))
-        return await histories.versions(share, key)
+        return await share.desk.versions(key)
 
     async def restore(self, path: str, *, version: str | None) -> Restored:
         """Put an earlier version back."""
         share, key = self.daemon.shares.holding(Path(path))
-        return await histories.restore(share, key, version)
+        return await share.desk.restore(key, version)
 
     async def diff(self, share: str, device: str | None) -> Diff:
         """Compare a share with a peer."""
@@ -460,7 +462,7 @@ class DaemonBackend:
 
     async def verify(self, share: str | None) -> Verified:
         """Read everything again."""
-        return await histories.verify(self.chosen(share))
+        return await verifying.verify(self.chosen(share))
 
     # The daemon itself
 
@@ -474,7 +476,7 @@ class DaemonBackend:
 
     async def doctor(self) -> list[Check]:
         """Return what the daemon can say about its own health."""
-        return health.checks(self.daemon)
+        return await health.checks(self.daemon)
 
     async def metrics(self) -> list[Metric]:
         """Return the numbers for Prometheus."""

@@ -9,7 +9,7 @@ import trio
 from p2psyncd.control.messages import DeviceDiff, Diff, Difference
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.daemon.mesh import PeerState
-from p2psyncd.daemon.report import drivers_of, text_of_key, time_text
+from p2psyncd.daemon.report import drivers_of, time_text
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.errors import TimedOut
@@ -102,7 +102,9 @@ async def device_diff(
     for key in keys:
         here = stored[key].item if key in stored else None
         there = theirs.get(key)
-        differences.append(Difference(item=text_of_key(key), here=describe(here), there=describe(there)))
+        differences.append(
+            Difference(item=share.desk.name_of(key), here=describe(here), there=describe(there))
+        )
     after = (link.sent_bytes + link.received_bytes) if link is not None else 0
     return DeviceDiff(
         device=state.record.name,

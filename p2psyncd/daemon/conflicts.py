@@ -1,52 +1,36 @@
-"""Conflicts for people: every conflict copy is one, until it is gone.
-
-Nothing is kept about a conflict but the copy itself, whose name tells the item and the losing write.
-So all devices list the same conflicts, and resolving one anywhere resolves it everywhere.
-"""
+"""Conflicts for people, of all shares: listed, told of as they arise, shown, resolved. Each share's desk knows its own."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
-from blake3 import blake3
 
-from p2psyncd.control.messages import Conflict, ConflictDetail, ConflictSide, Keep, Loser
+from p2psyncd.control.messages import Conflict, ConflictDetail, ConflictSide, Keep, Loser, ShareKind
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
-from p2psyncd.core.item import Item
-from p2psyncd.core.storage import ShareStorage, Stored
-from p2psyncd.core.version import Dot
-from p2psyncd.daemon.report import text_of_key, time_text
+from p2psyncd.core.storage import ShareStorage
+from p2psyncd.daemon.desk import FoundConflict, Side
+from p2psyncd.daemon.report import kind_of, time_text
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.signal import first_of
 from p2psyncd.errors import BadRequest, NoSuchItem
-from p2psyncd.sources.folder.conflicts import parse_conflict, tag_of
-from p2psyncd.sources.folder.history import History
-from p2psyncd.sources.folder.resolve import discard_copy, promote_copy, rename_copy
 
 if TYPE_CHECKING:
     from p2psyncd.daemon.supervisor import Supervisor
 
 __all__ = ["listing", "resolve", "show", "tell_new"]
 
-ID_BYTES = 6
 # How often new conflicts are looked for, at most: a person reads of them.
 TELL_EVERY_S = 1.0
-TAG_ACTOR_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """One conflict as the store has it."""
+    """One conflict, the share that it is in, and whose writes its versions are."""
 
-    id: str
     share: RunningShare
-    key: bytes
-    winner: Item | None
-    copies: list[Stored]
+    conflict: FoundConflict
     devices: dict[ActorId, DeviceId]
 
 
@@ -54,123 +38,82 @@ async def find(daemon: Supervisor) -> list[Found]:
     """Return the conflicts of all shares, oldest first."""
     found: list[Found] = []
     for share in daemon.shares.all():
-        if share.replica.totals.conflicts == 0:
-            continue
-        found += await share.replica.query(lambda store, share=share: find_in(store, share))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-    return sorted(found, key=lambda one: one.copies[0].item.hlc)
+        if share.desk.conflicts:
+            found += await find_in(share)
+    return sorted(found, key=lambda one: one.conflict.since_us)
 
 
-def find_in(store: ShareStorage, share: RunningShare) -> list[Found]:
-    """Return the conflicts of one share; blocks."""
-    groups: dict[bytes, list[Stored]] = {}
-    for stored in store.conflicts():
-        parsed = parse_conflict(stored.item.key)
-        if parsed is not None:
-            groups.setdefault(parsed.key, []).append(stored)
-    devices = store.actor_devices()
-    found = []
-    for key, copies in groups.items():
-        winner = store.get(key)
-        copies.sort(key=lambda copy: (copy.item.hlc, copy.item.dot))
-        found.append(
-            Found(
-                id=blake3(bytes(share.record.id) + key).hexdigest(length=ID_BYTES),
-                share=share,
-                key=key,
-                winner=winner.item if winner is not None and winner.item.live else None,
-                copies=copies,
-                devices=devices,
-            )
-        )
-    return found
+async def find_in(share: RunningShare) -> list[Found]:
+    """Return the conflicts of one share."""
+
+    def look(store: ShareStorage) -> list[Found]:
+        devices = store.actor_devices()
+        return [Found(share=share, conflict=one, devices=devices) for one in share.desk.find_conflicts(store)]
+
+    return await share.replica.query(look)
 
 
-def device_name(daemon: Supervisor, found: Found, dot: Dot | None) -> str:
+def device_name(daemon: Supervisor, found: Found, side: Side | None) -> str:
     """Return the name of the device that made a write."""
-    device = found.devices.get(dot.actor) if dot is not None else None
-    if dot is not None and dot.actor == found.share.replica.standing.actor:
+    actor = side.actor if side is not None else None
+    if actor is not None and actor == found.share.replica.standing.actor:
         return daemon.name
-    if device is None:
-        return "unknown"
-    return daemon.mesh.describe(device)
-
-
-def loser_device(daemon: Supervisor, found: Found, copy: Item) -> str:
-    """Return who wrote the losing version, as far as its tag tells."""
-    parsed = parse_conflict(copy.key)
-    tag = parsed.tag[:TAG_ACTOR_DIGITS] if parsed is not None else ""
-    standing = found.share.replica.standing
-    if tag_of(Dot(standing.actor, 0)).startswith(tag):
-        return daemon.name
-    for actor, device in found.devices.items():
-        if actor.hex().startswith(tag):
-            return daemon.mesh.describe(device)
-    return "unknown"
-
-
-def loser_time(copy: Item) -> str:
-    """Return when the losing version was written, RFC 3339."""
-    parsed = parse_conflict(copy.key)
-    if parsed is None:
-        return time_text(copy.hlc)
-    day, clock = parsed.time.split(" ")
-    return f"{day}T{clock.replace('-', ':')}Z"
+    device = found.devices.get(actor) if actor is not None else None
+    return daemon.mesh.describe(device) if device is not None else "unknown"
 
 
 def row(daemon: Supervisor, found: Found) -> Conflict:
     """Return a conflict as `conflict list` shows it."""
+    conflict = found.conflict
+    kind: ShareKind = kind_of(found.share.record)
     return Conflict(
-        id=found.id,
+        id=conflict.id,
         share=found.share.record.name,
-        kind="folder",
-        item=text_of_key(found.key),
-        winner=device_name(daemon, found, found.winner.dot if found.winner is not None else None),
+        kind=kind,
+        item=conflict.item,
+        winner=device_name(daemon, found, conflict.winner),
         losers=[
-            Loser(
-                device=loser_device(daemon, found, copy.item),
-                time=loser_time(copy.item),
-                where=text_of_key(copy.item.key),
-            )
-            for copy in found.copies
+            Loser(device=device_name(daemon, found, side), time=side.time, where=side.where)
+            for side in conflict.losers
         ],
-        time=time_text(found.copies[0].item.hlc),
+        time=time_text(conflict.since_us),
         resolved=False,
     )
 
 
 async def tell_new(daemon: Supervisor) -> None:
     """Tell of every conflict that arises while the daemon runs, for ever."""
-    known = {share.record.id: await copies_in(share) for share in daemon.shares.all()}
+    known = {share.record.id: handles(await find_in(share)) for share in daemon.shares.all()}
     counts: dict[ShareId, int] = {}
     while True:
         events = [share.replica.signal.event for share in daemon.shares.all()]
         changed = daemon.mesh.changed.event
         for share in daemon.shares.all():
-            if counts.get(share.record.id) != share.replica.totals.conflicts:
-                counts[share.record.id] = share.replica.totals.conflicts
+            if counts.get(share.record.id) != share.desk.conflicts:
+                counts[share.record.id] = share.desk.conflicts
                 await tell_of(daemon, share, known)
         await first_of([*events, changed])
         await trio.sleep(TELL_EVERY_S)
 
 
-async def copies_in(share: RunningShare) -> set[bytes]:
-    """Return the keys of the conflict copies of a share."""
-    return await share.replica.query(lambda store: {stored.item.key for stored in store.conflicts()})
+def handles(found: list[Found]) -> set[bytes]:
+    """Return what names the losers of some conflicts."""
+    return {handle for one in found for handle in one.conflict.handles}
 
 
 async def tell_of(daemon: Supervisor, share: RunningShare, known: dict[ShareId, set[bytes]]) -> None:
     """Tell of the conflicts of one share that were not known before."""
-    found = await share.replica.query(lambda store: find_in(store, share))
+    found = await find_in(share)
     before = known.get(share.record.id, set())
-    known[share.record.id] = {copy.item.key for one in found for copy in one.copies}
+    known[share.record.id] = handles(found)
     for one in found:
-        if any(copy.item.key not in before for copy in one.copies):
-            item = text_of_key(one.key)
+        if any(handle not in before for handle in one.conflict.handles):
+            item = one.conflict.item
             daemon.journal.tell(
                 "conflict",
                 share=share.record.name,
                 item=item,
-                message=f"{item} was changed on two devices at once; `p2psync conflict show {one.id}`",
+                message=f"{item} was changed on two devices at once; `p2psync conflict show {one.conflict.id}`",
             )
 
 
@@ -188,7 +131,7 @@ async def named(daemon: Supervisor, conflict: str) -> Found:
     Raises:
         NoSuchItem: There is none, or there are several.
     """
-    found = [one for one in await find(daemon) if one.id.startswith(conflict)]
+    found = [one for one in await find(daemon) if one.conflict.id.startswith(conflict)]
     if len(found) != 1 or not conflict:
         raise NoSuchItem(f"No conflict {conflict}; `p2psync conflict list` shows them")
     return found[0]
@@ -197,49 +140,29 @@ async def named(daemon: Supervisor, conflict: str) -> Found:
 async def show(daemon: Supervisor, conflict: str) -> ConflictDetail:
     """Return one conflict in detail."""
     found = await named(daemon, conflict)
-    root = Path(found.share.record.path)
 
-    def side(item: Item, device: str) -> ConflictSide:
+    def side(one: Side) -> ConflictSide:
         return ConflictSide(
-            device=device,
-            time=time_text(item.hlc),
-            where=str(root / os.fsdecode(item.key)),
-            bytes=item.size,
-            digest=item.digest.hex(),
+            device=device_name(daemon, found, one),
+            time=time_text(one.written_us),
+            where=one.place,
+            bytes=one.size,
+            digest=one.digest.hex(),
         )
 
-    plain = row(daemon, found)
-    sides = [side(found.winner, plain["winner"])] if found.winner is not None else []
-    sides += [side(copy.item, loser_device(daemon, found, copy.item)) for copy in found.copies]
-    return ConflictDetail(**plain, sides=sides)
+    winner = found.conflict.winner
+    sides = [winner] if winner is not None else []
+    return ConflictDetail(**row(daemon, found), sides=[side(one) for one in [*sides, *found.conflict.losers]])
 
 
 async def resolve(daemon: Supervisor, conflict: str, *, keep: Keep, loser: int) -> Conflict:
     """Resolve a conflict: local changes, which travel like any other."""
     found = await named(daemon, conflict)
-    keys = [copy.item.key for copy in found.copies]
-    if keep == "loser" and not 0 <= loser < len(keys):
-        raise BadRequest(f"This conflict has {len(keys)} losers, counted from 0")
-    history = found.share.folder.history
-
-    def settle() -> None:
-        carry_out(history, found.key, keys, keep=keep, loser=loser)
-
-    async with found.share.replica.lock:
-        await daemon.executor.run(settle)
-    await found.share.detect()
+    losers = len(found.conflict.losers)
+    if keep == "loser" and not 0 <= loser < losers:
+        raise BadRequest(f"This conflict has {losers} losers, counted from 0")
+    await found.share.desk.resolve(found.conflict, keep=keep, loser=loser)
     resolved = row(daemon, found)
     resolved["resolved"] = True
     daemon.journal.note_resolved(resolved)
     return resolved
-
-
-def carry_out(history: History, key: bytes, copies: list[bytes], *, keep: Keep, loser: int) -> None:
-    """Do what a person chose; blocks."""
-    for place, copy in enumerate(copies):
-        if keep == "both":
-            rename_copy(history, copy)
-        elif keep == "loser" and place == loser:
-            promote_copy(history, copy, key)
-        else:
-            discard_copy(history, copy)

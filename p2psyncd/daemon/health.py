@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2psyncd.control.messages import Check, ItemError, Metric, ShareStatus
+from p2psyncd.daemon.desk import check
 from p2psyncd.daemon.replica import Phase
-from p2psyncd.daemon.report import checked_mode, text_of_key
+from p2psyncd.daemon.report import checked_mode, kind_of
 from p2psyncd.errors import P2psyncError
 from p2psyncd.store.device import ShareRecord
 
@@ -24,8 +25,6 @@ __all__ = ["broken_row", "checks", "metrics"]
 CLOCK_LEAST = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 MIB = 1024 * 1024
 DISK_LEAST_BYTES = 256 * MIB
-# A line is to be read.
-DATABASES_NAMED = 5
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -34,7 +33,7 @@ def broken_row(record: ShareRecord, reason: str) -> ShareStatus:
     return ShareStatus(
         name=record.name,
         id=record.id.hex(),
-        kind="folder",
+        kind=kind_of(record),
         path=record.path,
         mode=checked_mode(record.mode),
         state="error",
@@ -50,14 +49,7 @@ def broken_row(record: ShareRecord, reason: str) -> ShareStatus:
     )
 
 
-def check(name: str, problem: str, advice: str, *, fine: str, fatal: bool = False) -> Check:
-    """Return one line: fine, or the problem with what to do."""
-    if not problem:
-        return Check(name=name, ok="ok", message=fine, advice="")
-    return Check(name=name, ok="fail" if fatal else "warn", message=problem, advice=advice)
-
-
-def checks(daemon: Supervisor) -> list[Check]:
+async def checks(daemon: Supervisor) -> list[Check]:
     """Return the daemon's own checks."""
     discovery = daemon.discovery
     state = discovery.state if discovery is not None else "off"
@@ -81,24 +73,7 @@ def checks(daemon: Supervisor) -> list[Check]:
     found.append(config_check(daemon))
     for share in daemon.shares.all():
         found += share_checks(share.record, share.replica.phase, share.replica.reason)
-        found.append(
-            check(
-                f"watching {share.record.name}",
-                share.folder.limited or "",
-                f"Raise the limit: `{share.folder.limited_command}`; it is noticed within a minute",
-                fine="every folder is watched",
-            )
-        )
-        open_now = [text_of_key(key) for key in share.folder.databases_in_use]
-        found.append(
-            check(
-                f"databases in {share.record.name}",
-                f"in use by a program: {', '.join(open_now[:DATABASES_NAMED])}" if open_now else "",
-                "Peers get snapshots of it, and their changes wait until it is closed here: "
-                "close the program, or leave the file out with .p2psyncignore",
-                fine="no SQLite file is in use",
-            )
-        )
+        found += await daemon.executor.run(share.desk.checks)
     for record, reason in daemon.shares.broken.values():
         found.append(
             check(f"share {record.name}", reason, "Mend what it says and restart", fine="", fatal=True)
@@ -180,10 +155,10 @@ def metrics(daemon: Supervisor) -> list[Metric]:
         name, totals, applier = share.record.name, share.replica.totals, share.applier
         found += [
             metric("share_items", "Live items.", totals.items, share=name),
-            metric("share_bytes", "Bytes of live files.", totals.size, share=name),
+            metric("share_bytes", "Bytes of live files (none in databases).", totals.size, share=name),
             metric("share_need_items", "Items known but not here.", totals.pending_items, share=name),
             metric("share_need_bytes", "Bytes known but not here.", totals.pending_size, share=name),
-            metric("share_conflicts", "Conflict copies.", totals.conflicts, share=name),
+            metric("share_conflicts", "Items with conflicts.", share.desk.conflicts, share=name),
             metric(
                 "content_received_items_total",
                 "Contents fetched from peers.",

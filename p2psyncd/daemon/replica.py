@@ -8,7 +8,7 @@ and `signal` tells the sessions, the applier and those who wait.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import islice
 from typing import TypeVar
@@ -98,6 +98,8 @@ class Replica:
         self.mode = mode
         self.ledger = Ledger(store, source, clock, announces=mode != "receive-only")
         self.incarnation = incarnation
+        self.undecided = False
+        """Whether a person is still to decide if what is here joins the share: nothing is taken in, and nothing sent."""
         self.epoch = 0
         """Grows when this replica goes on as another actor: what was said in its sessions is not true then."""
         self.patient_until_s = 0.0
@@ -122,7 +124,7 @@ class Replica:
     @property
     def takes(self) -> bool:
         """Whether remote versions are taken in at all."""
-        return self.mode != "send-only"
+        return self.mode != "send-only" and not self.undecided
 
     # The lock and the picture
 
@@ -182,12 +184,12 @@ class Replica:
         while more:
             step = await self.executor.run(lambda: take(found, OBSERVATIONS_PER_STEP))
             more = len(step) == OBSERVATIONS_PER_STEP
-            reopened: list[bytes] = []
+            reopened: dict[bytes, bytes] = {}
             for one in step:
                 if isinstance(one, ItemError):
                     errors[one.key] = one.reason
                 elif isinstance(one, Unapplied):
-                    reopened.append(one.key)
+                    reopened[one.key] = one.shown
                 elif not self.source.whole and (gone or one.draft.kind is Kind.TOMBSTONE):
                     # What comes after deletions has taken the name of a directory: recorded before what that held
                     # is deleted, it would have to make way for it, as a conflict copy.
@@ -241,9 +243,9 @@ class Replica:
 
         await self.step(write)
 
-    async def reopen(self, keys: Sequence[bytes]) -> None:
-        """Make items pending again that are not here though the store says so."""
-        await self.step(lambda: self.ledger.reopen(keys))
+    async def reopen(self, shown: Mapping[bytes, bytes]) -> None:
+        """Make items pending again that are not here though the store says so; see `Unapplied`."""
+        await self.step(lambda: self.ledger.reopen(shown))
 
     async def look(self, keys: Sequence[bytes]) -> None:
         """Look at some items again."""

@@ -8,6 +8,7 @@ import shlex
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from p2psyncd.control.attention import share_attention
 from p2psyncd.control.messages import (
@@ -17,6 +18,7 @@ from p2psyncd.control.messages import (
     ItemError,
     Mode,
     PeerStatus,
+    ShareKind,
     SharePeer,
     ShareReport,
     ShareState,
@@ -28,13 +30,16 @@ from p2psyncd.daemon.replica import Phase
 from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.errors import BadRequest
+from p2psyncd.store.device import ShareRecord
 
 __all__ = [
+    "ERRORS_SHOWN_MAX",
     "Rates",
     "attention_of",
     "checked_mode",
     "device_row",
     "drivers_of",
+    "kind_of",
     "missing_of",
     "peer_status",
     "share_report",
@@ -57,6 +62,11 @@ def time_text(when_us: int) -> str:
 def text_of_key(key: bytes) -> str:
     """Return an item's key as text; what is not UTF-8 becomes lone surrogates."""
     return os.fsdecode(key)
+
+
+def kind_of(record: ShareRecord) -> ShareKind:
+    """Return what kind of share it is."""
+    return "database" if record.kind == "database" else "folder"
 
 
 @dataclass(slots=True)
@@ -102,9 +112,10 @@ def share_state(share: RunningShare) -> tuple[ShareState, str | None]:
     replica = share.replica
     match replica.phase:
         case Phase.READY:
+            waiting = f"waiting: {share.waiting}" if share.waiting else None
             if replica.totals.pending_items and share.applier.active:
-                return "syncing", None
-            return "idle", None
+                return "syncing", waiting
+            return "idle", waiting
         case Phase.STARTING:
             return "starting", None
         case Phase.SCANNING:
@@ -148,8 +159,9 @@ def share_errors(share: RunningShare, mesh: Mesh) -> list[ItemError]:
         ItemError(item="", error=f"{name} holds this share; `p2psync status` there says why")
         for name in holding_peers(mesh, share)
     ]
+    troubles += islice(share.desk.errors(), ERRORS_SHOWN_MAX)
     return troubles + [
-        ItemError(item=text_of_key(key), error=reason)
+        ItemError(item=share.desk.name_of(key), error=reason)
         for key, reason in sorted(together.items())[:ERRORS_SHOWN_MAX]
     ]
 
@@ -169,10 +181,10 @@ def share_status(share: RunningShare, mesh: Mesh, rates: tuple[float, float]) ->
                 need_bytes=peer.need_size if peer is not None else 0,
             )
         )
-    return ShareStatus(
+    row = ShareStatus(
         name=share.record.name,
         id=share.record.id.hex(),
-        kind="folder",
+        kind=kind_of(share.record),
         path=share.record.path,
         mode=checked_mode(share.record.mode),
         state=state,
@@ -182,22 +194,21 @@ def share_status(share: RunningShare, mesh: Mesh, rates: tuple[float, float]) ->
         root=replica.standing.root.hex(),
         need_items=totals.pending_items,
         need_bytes=totals.pending_size,
-        conflicts=totals.conflicts,
+        conflicts=share.desk.conflicts,
         errors=share_errors(share, mesh),
         peers=peers,
         rate_items_s=rates[0],
         rate_bytes_s=rates[1],
         limited=limited_of(share),
-        hard_links=[
-            [text_of_key(key) for key in names] for names in share.folder.hard_links[:ERRORS_SHOWN_MAX]
-        ],
     )
+    share.desk.describe(row)
+    return row
 
 
 def limited_of(share: RunningShare) -> Attention | None:
     """Return why changes of a share may be found late, if they may."""
-    folder = share.folder
-    return Attention(message=folder.limited, command=folder.limited_command) if folder.limited else None
+    source = share.source
+    return Attention(message=source.limited, command=source.limited_command) if source.limited else None
 
 
 def peer_status(state: PeerState) -> PeerStatus:
@@ -275,6 +286,8 @@ def missing_of(share: RunningShare, mesh: Mesh, least: int) -> str:
         return f"{name} is {state}" + (f" ({reason})" if reason else "")
     if state == "paused":
         return ""
+    if reason:
+        return f"{name} is {reason}"
     totals = share.replica.totals
     if totals.pending_items:
         return f"{name} needs {totals.pending_items} items ({totals.pending_size} bytes)"

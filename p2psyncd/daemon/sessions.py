@@ -277,6 +277,8 @@ class SessionDriver:
 
     async def send_items(self, items: Sequence[Item], *, repair: bool = False, wait: bool = False) -> None:
         """Send items, many to a message."""
+        if self.replica.undecided:
+            return
         devices = await self.replica.query(lambda store: store.actor_devices())
         for part in parts(items):
             delta = Delta(share=self.replica.share, items=part, devices=tuple(devices.items()), repair=repair)

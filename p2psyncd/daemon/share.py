@@ -10,13 +10,14 @@ import trio
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.daemon.applier import Applier
+from p2psyncd.daemon.desk import Desk
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.memory import give_back_after_work
 from p2psyncd.daemon.replica import EVERYTHING, Phase, Replica
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.daemon.transfer import Held, Sent
-from p2psyncd.errors import P2psyncError, ShareHeld
-from p2psyncd.sources.folder.folder import FolderSource
+from p2psyncd.errors import DatabaseBusy, P2psyncError, ShareHeld
+from p2psyncd.sources.local import LocalSource
 from p2psyncd.sources.source import Dirty
 from p2psyncd.store.device import ShareRecord
 from p2psyncd.store.reading import ShareReader
@@ -65,7 +66,8 @@ class RunningShare:
         store: ShareStore,
         catalogue: ShareReader,
         replica: Replica,
-        folder: FolderSource,
+        source: LocalSource,
+        desk: Callable[[RunningShare], Desk],
         held: Held,
         sent: Sent,
         clock: Clock,
@@ -79,7 +81,8 @@ class RunningShare:
         self.catalogue = catalogue
         self.replica = replica
         self.applier = Applier(replica)
-        self.folder = folder
+        self.source = source
+        self.desk = desk(self)
         self.held = held
         self.sent = sent
         self.clock = clock
@@ -96,6 +99,8 @@ class RunningShare:
         """Held while hints are being worked on: whoever has it knows that none are half done."""
         self.watched = trio.Event()
         """Set once the watch is up, or is known to be impossible for now."""
+        self.locked = ""
+        """Why the last scan could not read at all."""
         self.scope = trio.CancelScope()
         self.done = trio.Event()
 
@@ -195,6 +200,8 @@ class RunningShare:
                 await self.note_filesystem()
             except ShareHeld as held:
                 self.hold(Phase.HELD, held.detail or held.message)
+            except DatabaseBusy as busy:
+                self.wait_for(busy, dirty)
             except (OSError, P2psyncError) as error:
                 self.hold(Phase.ERROR, str(error))
             except trio.Cancelled:
@@ -202,10 +209,25 @@ class RunningShare:
                 self.notice(dirty)
                 raise
             else:
+                self.locked = ""
                 if self.replica.phase is not Phase.READY:
                     self.replica.enter(Phase.READY)
                     self.on_change()
-            self.look_again(self.folder.take_busy())
+            self.look_again(self.source.take_busy())
+
+    @property
+    def waiting(self) -> str:
+        """What the share waits for that somebody else has to let go of, in words; empty if for nothing."""
+        return self.locked or self.source.waiting
+
+    def wait_for(self, busy: DatabaseBusy, dirty: Dirty) -> None:
+        """Come back a little later to what an app keeps locked; exchanging goes on."""
+        reason = busy.detail or busy.message
+        if self.locked != reason:
+            log.info("share_waits share=%s reason=%s", self.record.name, reason)
+            self.locked = reason
+            self.replica.signal.fire()
+        self.look_again(dirty)
 
     def look_again(self, busy: Dirty) -> None:
         """Come back a little later to what would not hold still while it was read."""
@@ -224,7 +246,7 @@ class RunningShare:
 
     async def note_filesystem(self) -> None:
         """Remember which file system the root is on: after a restart another one holds the share."""
-        now = self.folder.filesystem
+        now = self.source.filesystem
         if now is not None and now != self.noted_filesystem:
             self.noted_filesystem = now
             await self.replica.step(lambda: self.store.set_setting(FILESYSTEM, str(now).encode()))
@@ -253,7 +275,7 @@ class RunningShare:
     async def root_is_there(self) -> bool:
         """Return whether the root is what it was; where it is not, a scan holds the share and says why."""
         try:
-            await self.executor.run(self.folder.check)
+            await self.executor.run(self.source.check)
         except ShareHeld:
             return False
         return True
@@ -285,7 +307,7 @@ class RunningShare:
         """Hold history to its limits once."""
         size = self.replica.totals.size
         async with self.replica.lock:
-            await self.executor.run(lambda: self.folder.prune(size))
+            await self.executor.run(lambda: self.source.prune(size))
 
     async def detect(self) -> None:
         """Return once every local change made before the call is recorded; at once if the share is paused.
@@ -294,7 +316,7 @@ class RunningShare:
             ShareHeld: The share is held, so nothing is recorded.
         """
         # What was told of is no mass deletion that nobody made; it need not be quiet yet.
-        self.hints.add(self.folder.told())
+        self.hints.add(self.source.told())
         self.hints.add(EVERYTHING)
         try:
             await self.work_off()
@@ -304,14 +326,17 @@ class RunningShare:
         if self.replica.phase is Phase.HELD:
             raise ShareHeld(f"{self.record.name}: {self.replica.reason}")
 
-    async def approve(self) -> None:
-        """Carry out what held the share: what is gone now is deleted, or the root is taken as it is now.
+    async def approve(self, *, catch_up: bool = False) -> None:
+        """Carry out what held the share: what is gone now is deleted, or the source is taken as it is now.
+
+        Args:
+            catch_up: See `LocalSource.approve`.
 
         Raises:
             ShareHeld: It is held for a reason that approving cannot mend.
         """
         if not self.replica.held_deletions:
-            await self.executor.run(self.folder.accept_root)
+            await self.executor.run(lambda: self.source.approve(catch_up=catch_up))
         # Looked at again first: what had been gone may have come back since.
         self.hints.add(EVERYTHING)
         await self.work_off()

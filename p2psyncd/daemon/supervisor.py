@@ -17,16 +17,19 @@ from p2psyncd.control.places import Places
 from p2psyncd.control.server import serve
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import DeviceId, ShareId, format_device_id, parse_device_id
+from p2psyncd.daemon.admission import Admission
 from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.backend import DaemonBackend
 from p2psyncd.daemon.config import Config
 from p2psyncd.daemon.conflicts import tell_new
 from p2psyncd.daemon.executor import Executor
+from p2psyncd.daemon.folder_share import FolderKind
 from p2psyncd.daemon.journal import Journal
+from p2psyncd.daemon.membership import offers
 from p2psyncd.daemon.mesh import Mesh
 from p2psyncd.daemon.notify import Notifier
 from p2psyncd.daemon.replica import Phase, Replica
-from p2psyncd.daemon.report import drivers_of, text_of_key
+from p2psyncd.daemon.report import drivers_of
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.shares import Shares
 from p2psyncd.daemon.transfer import Held
@@ -38,6 +41,7 @@ from p2psyncd.net.interfaces import Interface, InterfaceFilter, watch_interfaces
 from p2psyncd.net.listener import Listener
 from p2psyncd.net.pairing import PairedPeer, PairingHost
 from p2psyncd.net.policy import AddressPolicy
+from p2psyncd.sources.folder.history import HistoryLimits
 from p2psyncd.store.device import ADDRESSES_MAX, DeviceStore, PeerRecord
 from p2psyncd.wire.messages import Introduced, Introductions, Offers
 from p2psyncd.wire.pairing_messages import clean_name
@@ -92,8 +96,10 @@ class Supervisor:
             clock=clock,
             executor=executor,
             entropy=entropy,
+            kinds={"folder": FolderKind(clock, history_limits(config))},
             on_change=self.shares_changed,
         )
+        self.admission = Admission(self.shares, entropy=entropy)
         self.mesh = Mesh(
             identity=self.identity,
             name=name,
@@ -309,7 +315,7 @@ class Supervisor:
     def offers_for(self, device: DeviceId) -> Offers:
         """Return what this device offers a peer now."""
         state = self.mesh.peers.get(device)
-        return self.shares.offers(state.record) if state is not None else Offers(offers=())
+        return offers(self.shares.for_device(state.record)) if state is not None else Offers(offers=())
 
     def introductions_for(self, device: DeviceId) -> Introductions:
         """Return whom this device introduces to a peer now."""
@@ -414,7 +420,7 @@ class Supervisor:
 
     def content_lost(self, share: RunningShare, key: bytes) -> None:
         """Tell the user that a version was given up."""
-        name = text_of_key(key)
+        name = share.desk.name_of(key)
         self.journal.tell(
             "content_lost",
             share=share.record.name,
@@ -424,6 +430,15 @@ class Supervisor:
     def content_wanted(self, device: DeviceId) -> None:
         """Dial a content connection on which the peer asks."""
         self.mesh.content_wanted(device)
+
+
+def history_limits(config: Config) -> HistoryLimits:
+    """Return how much of what peers replace or delete is kept."""
+    return HistoryLimits(
+        days=config.history_days,
+        share_percent=config.history_share_percent,
+        bytes_min=config.history_min_mb * 1_000_000,
+    )
 
 
 def port_of(address: str) -> int:

@@ -111,7 +111,7 @@ async def test_a_full_disk_is_told_and_fetching_goes_on_when_there_is_room(
     maple, willow = two
     here = maple.make("f")
     there = await share(maple, willow)
-    staging = willow.running("f").folder.staging
+    staging = willow.running("f").source.staging
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -126,7 +126,7 @@ async def test_a_full_disk_is_told_and_fetching_goes_on_when_there_is_room(
 
     running = willow.running("f")
     with monkeypatch.context() as patch:
-        patch.setattr(running.folder, "free_bytes", lambda: (1000, 10**12))
+        patch.setattr(running.source, "free_bytes", lambda: (1000, 10**12))
         (here / "b.txt").write_text("two")
         await willow.until(lambda: b"b.txt" in running.applier.failures, "the failure")
         assert "nearly full" in running.applier.failures[b"b.txt"]

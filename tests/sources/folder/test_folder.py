@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Stored
-from p2psyncd.errors import NoSuchItem, PathUnsafe, ShareHeld
+from p2psyncd.errors import BadRequest, NoSuchItem, PathUnsafe, ShareHeld
 from p2psyncd.sources.folder.attributes import decode
 from p2psyncd.sources.folder.conflicts import is_conflict
 from p2psyncd.sources.folder.fingerprint import fingerprint, is_trusted
@@ -222,7 +222,9 @@ def test_the_root_is_checked_and_can_be_accepted(here: Device, lab: Lab) -> None
     elsewhere = type(here.source)(here.root, lab.SHARE, here.storage, here.clock, filesystem=noted + 1)
     with pytest.raises(ShareHeld):
         elsewhere.check()
-    elsewhere.accept_root()
+    with pytest.raises(BadRequest):
+        elsewhere.approve(catch_up=True)
+    elsewhere.approve(catch_up=False)
     elsewhere.check()
     free, total = here.source.free_bytes()
     assert 0 < free <= total
