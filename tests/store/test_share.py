@@ -309,6 +309,31 @@ def test_only_live_items_count_as_live_below(store: ShareStore, share: Any) -> N
     assert not store.live_below(b"d/e/f")
 
 
+def test_items_are_found_by_how_their_keys_begin(store: ShareStore, share: Any) -> None:
+    store.put([stored(share.item(key, 1)) for key in (b"a", b"ab", b"abc", b"ac")])
+    store.put([stored(share.item(b"abd", 2, kind=Kind.TOMBSTONE))])
+    assert [row.item.key for row in store.beginning(b"ab")] == [b"ab", b"abc", b"abd"]
+
+
+# Forgetting
+
+
+def test_a_tombstone_stays_until_what_it_deleted_is_known_to_have_been_seen(
+    store: ShareStore, share: Any
+) -> None:
+    # Of a device that only sends nothing is committed as known: what was deleted would come from it as new.
+    deleted = pack_vector({US: 7})
+    store.put([stored(share.item(b"gone", 5, kind=Kind.TOMBSTONE, vector=deleted))])
+    store.put([stored(share.item(b"newest", 6))])
+    later_us = share.now_us + 1
+    assert store.forget({}, covered_before_us=later_us, before_us=later_us) == 0
+    assert store.forgotten() == {}
+    store.commit_knowledge({US: 7})
+    assert store.forget({}, covered_before_us=later_us, before_us=later_us) == 1
+    assert store.forgotten() == {THEM: 5}
+    assert store.get(b"gone") is None
+
+
 # The delta log
 
 

@@ -8,7 +8,14 @@ from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Draft, Item, Kind, supersede
 from p2psyncd.core.version import Dot
 from p2psyncd.sources.folder.attributes import Attributes, encode
-from p2psyncd.sources.folder.conflicts import aside_key, is_conflict, parse_conflict, tag_of
+from p2psyncd.sources.folder.conflicts import (
+    aside_key,
+    copies_begin,
+    is_conflict,
+    is_copy_of,
+    parse_conflict,
+    tag_of,
+)
 from p2psyncd.sources.folder.layout import KEY_BYTES_MAX, check_key
 
 ACTOR = ActorId(bytes.fromhex("3f9a2c1b00000000"))
@@ -54,6 +61,22 @@ def test_the_name_fits_whatever_the_original(name: bytes) -> None:
     parsed = parse_conflict(key)
     assert parsed is not None
     assert len(name) > 200 or parsed.key == b"dir/" + name
+
+
+@given(st.binary(min_size=1, max_size=255).filter(lambda name: b"/" not in name and b"\0" not in name))
+def test_the_copies_of_a_path_are_found_by_its_name(name: bytes) -> None:
+    key = b"dir/" + name
+    copy = aside_key(version(key))
+    assert copy.startswith(copies_begin(key))
+    assert is_copy_of(copy, key)
+    assert not is_copy_of(copy, key + b"x")
+    assert not is_copy_of(key, key)
+
+
+def test_copies_of_another_extension_begin_alike_and_are_others() -> None:
+    copy = aside_key(version(b"d/report.txt"))
+    assert copy.startswith(copies_begin(b"d/report.md"))
+    assert not is_copy_of(copy, b"d/report.md")
 
 
 def test_shortening_does_not_cut_through_a_character() -> None:
