@@ -1,0 +1,216 @@
+"""Two concurrent versions of a row become one: a pure decision that every device makes alike.
+
+The greater causal length wins whole: a delete beats edits of what it deletes. Equal lives are joined column by column:
+the later stamp wins; of two that are equal (two disks that went on as one actor) the greater value. What loses is kept
+as a *loser* if the winning side did not know of it, and so is what a row held that lost to a delete.
+
+A column's values, the one that won and those that lost, are a multi-value register: the join keeps what both
+sides hold, and what the other side does not know. A value that one side holds and the other knows, but holds no more, was
+replaced or settled knowingly. So the outcome does not depend on the order in which versions meet, and devices that join the
+same two make equal drafts. Equal values are no conflict, whoever wrote them.
+
+Rows of a first sight share one dot, so that no vector tells whether a version knows them: it does if it names their stamp.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from p2psyncd.core.ids import ActorId
+from p2psyncd.core.item import Item, wins
+from p2psyncd.core.version import Dot
+from p2psyncd.sources.database.rowstate import (
+    ACTOR0,
+    COLUMNS_MAX,
+    LOSERS_MAX,
+    RESOLVED_MAX,
+    Loser,
+    RowState,
+    Stamp,
+    draft,
+    own_stamp,
+    pack,
+    state_of,
+)
+from p2psyncd.sources.database.values import Cell, canonical_bytes, same_cell
+from p2psyncd.sources.source import Merged, Side
+
+__all__ = ["join", "newest"]
+
+NEVER = Stamp(0, ACTOR0, 0)
+
+
+class Element(NamedTuple):
+    """A value of a column and the write that set it; the greater wins."""
+
+    stamp: Stamp
+    wire: bytes
+    """The value on the wire: tells 1 from 1.0."""
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Version:
+    """One of two versions that are joined."""
+
+    item: Item
+    state: RowState
+    """Its own stamps are explicit."""
+    rival: Item
+
+    @cached_property
+    def current(self) -> dict[str, Element]:
+        """What the columns show; of a deleted row: showed."""
+        own = own_stamp(self.item)
+        return {
+            name: Element(self.state.stamp(name) or own, canonical_bytes(cell), cell)
+            for name, cell in self.state.cells.items()
+        }
+
+    @cached_property
+    def held(self) -> dict[str, dict[Element, bool]]:
+        """All values that the columns hold, won or lost, and whether they lost to a delete."""
+        held: dict[str, dict[Element, bool]] = {}
+        for one in self.state.losers:
+            for name, cell in one.cells.items():
+                held.setdefault(name, {})[Element(one.stamp, canonical_bytes(cell), cell)] = one.deleted
+        if self.state.live:
+            for name, element in self.current.items():
+                held.setdefault(name, {})[element] = False
+        return held
+
+    @cached_property
+    def baselines(self) -> set[Stamp]:
+        """The rows of a first sight that this version names."""
+        state = self.state
+        named = {state.base, *state.stamps.values(), *(one.stamp for one in state.losers), *state.resolved}
+        return {stamp for stamp in named if stamp is not None and stamp.actor == ACTOR0}
+
+    @cached_property
+    def newest(self) -> Stamp:
+        """The last write that this version is made of."""
+        return max((element.stamp for element in self.current.values()), default=NEVER)
+
+    @property
+    def row(self) -> dict[str, Cell]:
+        """The row as that write left it."""
+        return {**self.state.cells, **self.state.image}
+
+    def knows(self, stamp: Stamp) -> bool:
+        """Return whether this version was written in knowledge of a write."""
+        if stamp.actor == ACTOR0:
+            return stamp in self.baselines
+        dot, mine, other = Dot(ActorId(stamp.actor), stamp.seq), self.item.dot, self.rival.dot
+        if dot == other and mine.actor == other.actor and mine != other:
+            # A later write of one actor stands for knowing its earlier ones, and here it did not: the two are
+            # concurrent. (A local edit was found while a version that this device itself wrote again waits.)
+            return False
+        return self.item.covers(dot)
+
+    def has_replaced(self, column: str, element: Element) -> bool:
+        """Return whether this version was written in knowledge of another one's value, and holds it no more."""
+        if not self.knows(element.stamp):
+            return False
+        return all(own.stamp != element.stamp for own in self.held.get(column, ()))
+
+
+def join(ours: Item, theirs: Item) -> Merged:
+    """Decide about two concurrent versions of one row; see `Source.merge`."""
+    order = wins(ours, theirs) or (not wins(theirs, ours) and ours.meta > theirs.meta)
+    side = Side.OURS if order else Side.THEIRS
+    if ours.same_value(theirs):
+        return Merged(winner=side)
+    a, b = read(ours, theirs), read(theirs, ours)
+    if a is None or b is None:
+        # What cannot be read is never shown, and loses to what can.
+        return Merged(winner=side if a is b else Side.THEIRS if a is None else Side.OURS)
+    joined = join_states(a, b)
+    packed = pack(joined)
+    is_ours, is_theirs = pack(a.state) == packed, pack(b.state) == packed
+    if is_ours or is_theirs:
+        return Merged(winner=side if is_ours and is_theirs else Side.OURS if is_ours else Side.THEIRS)
+    return Merged(winner=side, rewrite=draft(ours.key, joined))
+
+
+def read(item: Item, rival: Item) -> Version | None:
+    """Return an item with its state; None if it is no row's."""
+    try:
+        return Version(item, state_of(item), rival)
+    except ValueError:
+        return None
+
+
+def join_states(a: Version, b: Version) -> RowState:
+    """Return the state that two versions make."""
+    if a.state.life == b.state.life:
+        joined = join_columns(a, b)
+    else:
+        joined = max(a, b, key=lambda version: version.state.life).state
+    return replace(
+        joined,
+        losers=join_losers(a, b, joined),
+        resolved=newest({*a.state.resolved, *b.state.resolved}),
+    )
+
+
+def newest(stamps: Iterable[Stamp]) -> tuple[Stamp, ...]:
+    """Return as many settled stamps as are kept, sorted."""
+    return tuple(sorted(stamps)[-RESOLVED_MAX:])
+
+
+def join_columns(a: Version, b: Version) -> RowState:
+    """Return the state of two equal lives, without the losers."""
+    base = max(a.state.base or NEVER, b.state.base or NEVER)
+    names = sorted({*a.current, *b.current})[:COLUMNS_MAX]
+    won = {
+        name: max(version.current[name] for version in (a, b) if name in version.current) for name in names
+    }
+    cells = {name: element.cell for name, element in won.items()}
+    # Both may be made of the same newest write; then they hold one image of it, unless someone lies.
+    row = max(a, b, key=lambda version: (version.newest, pack(RowState(life=1, cells=version.row)))).row
+    return RowState(
+        life=a.state.life,
+        base=base,
+        stamps={name: element.stamp for name, element in won.items() if element.stamp != base},
+        cells=cells,
+        image={name: row[name] for name in names if name in row and not same_cell(row[name], cells[name])},
+        flags=a.state.flags | b.state.flags,
+    )
+
+
+def join_losers(a: Version, b: Version, joined: RowState) -> tuple[Loser, ...]:
+    """Return what both versions hold, or one holds and the other does not know, but the joined row does not show."""
+    shown = {name: canonical_bytes(cell) for name, cell in joined.cells.items()} if joined.live else {}
+    lost: dict[str, dict[bytes, tuple[Element, bool]]] = {}
+    for version, other in ((a, b), (b, a)):
+        gone = version.state.life < joined.life
+        for name, elements in version.held.items():
+            for element, deleted in elements.items():
+                if element.wire == shown.get(name) or other.has_replaced(name, element):
+                    continue
+                same = lost.setdefault(name, {})
+                one = (element, gone or deleted)
+                # Of equal values the latest stands for all.
+                same[element.wire] = max(one, same.get(element.wire, one))
+    return group(lost)
+
+
+def group(lost: Mapping[str, Mapping[bytes, tuple[Element, bool]]]) -> tuple[Loser, ...]:
+    """Return lost values as losers: those that one write set are one.
+
+    A write that went on as two sets a column twice: its greatest values are one loser, the next greatest another.
+    """
+    groups: dict[tuple[Stamp, int], tuple[dict[str, Cell], bool]] = {}
+    for name in sorted(lost):
+        rank: Counter[Stamp] = Counter()
+        for element, deleted in sorted(lost[name].values(), reverse=True):
+            place = (element.stamp, -rank[element.stamp])
+            rank[element.stamp] += 1
+            cells, before = groups.get(place, ({}, False))
+            groups[place] = ({**cells, name: element.cell}, before or deleted)
+    kept = sorted(groups)[-LOSERS_MAX:]
+    return tuple(Loser(stamp=place[0], cells=groups[place][0], deleted=groups[place][1]) for place in kept)

@@ -1,0 +1,189 @@
+"""How writes change a row's state: inserted, edited, removed, come back, conflicts settled.
+
+A write sets columns; its own name comes later, so their stamps are None ("own"). What a column held before is replaced
+knowingly. Losers stay until a user settles them, or the row shows their value.
+The names of `rowstate` and the join are to be had from here, too. The functions here are pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import cbor2
+from blake3 import blake3
+
+from p2psyncd.core.item import Item, Kind
+from p2psyncd.core.version import Dot
+from p2psyncd.sources.database.joining import join, newest
+from p2psyncd.sources.database.rowstate import (
+    ACTOR0,
+    COLUMNS_MAX,
+    LIFE_MAX,
+    LOSERS_MAX,
+    RESOLVED_MAX,
+    UNENFORCED,
+    Loser,
+    RowState,
+    Stamp,
+    draft,
+    has_losers,
+    pack,
+    state_of,
+    unpack,
+    wire_cells,
+)
+from p2psyncd.sources.database.values import Cell, same_cell
+
+__all__ = [
+    "ACTOR0",
+    "COLUMNS_MAX",
+    "LIFE_MAX",
+    "LOSERS_MAX",
+    "RESOLVED_MAX",
+    "UNENFORCED",
+    "Loser",
+    "RowState",
+    "Stamp",
+    "baseline",
+    "draft",
+    "edited",
+    "has_losers",
+    "inserted",
+    "join",
+    "pack",
+    "removed",
+    "resolved",
+    "revived",
+    "state_of",
+    "unpack",
+]
+
+
+def in_order(cells: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Return cells sorted by column name."""
+    return dict(sorted(cells.items()))
+
+
+def inserted(cells: Mapping[str, Cell], flags: int = 0) -> RowState:
+    """Return the state of a row that is new."""
+    return RowState(life=1, cells=in_order(cells), flags=flags)
+
+
+def edited(item: Item, changes: Mapping[str, Cell]) -> RowState:
+    """Return the state after a write that set some columns.
+
+    Raises:
+        ValueError: The row is not there, or the item is no row's.
+    """
+    state = state_of(item)
+    if not state.live:
+        raise ValueError("a deleted row cannot be edited")
+    return overwritten(state, changes)
+
+
+def overwritten(state: RowState, changes: Mapping[str, Cell]) -> RowState:
+    """Return a state with some columns set by the coming write."""
+    if not changes:
+        return state
+    cells = {**state.cells, **changes}
+    if len(cells) > len(state.cells):
+        cells = in_order(cells)
+    return RowState(
+        life=state.life,
+        base=state.base,
+        stamps={**state.stamps, **dict.fromkeys(changes)},
+        cells=cells,
+        losers=still_lost(state.losers, cells) if state.losers else (),
+        resolved=state.resolved,
+        image={name: cell for name, cell in state.image.items() if name not in changes}
+        if state.image
+        else {},
+        flags=state.flags,
+    )
+
+
+def still_lost(losers: Iterable[Loser], cells: Mapping[str, Cell]) -> tuple[Loser, ...]:
+    """Return the losers without what the row shows now."""
+    left = []
+    for one in losers:
+        kept = {
+            name: cell
+            for name, cell in one.cells.items()
+            if name not in cells or not same_cell(cell, cells[name])
+        }
+        if kept:
+            left.append(replace(one, cells=kept))
+    return tuple(left)
+
+
+def removed(item: Item, flags: int = 0) -> RowState:
+    """Return the state after a delete: the last values stay, for history, and for a parent that must come back.
+
+    Raises:
+        ValueError: The row is not there, or the item is no row's.
+    """
+    state = state_of(item)
+    if not state.live:
+        raise ValueError("a row is deleted once")
+    lost = tuple(replace(one, deleted=True) for one in state.losers)
+    return replace(state, life=next_life(state), losers=lost, flags=flags)
+
+
+def revived(item: Item, cells: Mapping[str, Cell]) -> RowState:
+    """Return the state of a row that is there again under the key of a deleted one.
+
+    Raises:
+        ValueError: The row is there, or the item is no row's.
+    """
+    state = state_of(item)
+    if state.live:
+        raise ValueError("a row that is there does not come back")
+    return RowState(
+        life=next_life(state),
+        cells=in_order(cells),
+        losers=still_lost(state.losers, cells),
+        resolved=state.resolved,
+    )
+
+
+def next_life(state: RowState) -> int:
+    """Return the causal length after a delete or a return."""
+    if state.life >= LIFE_MAX:
+        raise ValueError("a row came and went too often")
+    return state.life + 1
+
+
+def resolved(item: Item, changes: Mapping[str, Cell] | None = None) -> RowState:
+    """Return the state after a user settled an item's losers, perhaps by setting columns.
+
+    With changes a deleted row comes back: its last values, and these.
+
+    Raises:
+        ValueError: The item is no row's.
+    """
+    state = state_of(item)
+    settled = newest({*state.resolved, *(one.stamp for one in state.losers)})
+    state = replace(state, losers=(), resolved=settled)
+    if not changes:
+        return state
+    if state.live:
+        return overwritten(state, changes)
+    return RowState(life=next_life(state), cells=in_order({**state.cells, **changes}), resolved=settled)
+
+
+def baseline(key: bytes, cells: Mapping[str, Cell]) -> Item:
+    """Return the version of a row that was there at the first sight: the same on all devices that have this row."""
+    ordered = in_order(cells)
+    number = int.from_bytes(blake3(cbor2.dumps(wire_cells(ordered))).digest(length=8), "big") >> 1
+    meta = pack(RowState(life=1, base=Stamp(0, ACTOR0, number), cells=ordered))
+    return Item(
+        key=key,
+        kind=Kind.ROW,
+        # The trie's entry covers it: rows that differ are seen though their dots are the same.
+        digest=blake3(meta).digest(),
+        size=0,
+        meta=meta,
+        dot=Dot(ACTOR0, 0),
+        hlc=0,
+    )
