@@ -40,6 +40,7 @@ __all__ = [
     "NAME_BYTES_MAX",
     "SCHEMA_TABLE",
     "RowKey",
+    "collate",
     "fresh_pk",
     "identities",
     "is_acceptable",
