@@ -430,10 +430,11 @@ class Ledger:
         # been a delete of this content.
         made = supersede(aside, self.dot(), self.clock.now_us()).knowing(loser)
         copy = Stored(item=made, state=state)
-        if here.item.dot == loser.dot:
+        meta = self.source.aside(here.item).meta
+        if meta == aside.meta:
             page.put(copy)
-        else:
-            page.put_pending(Pending(item=copy.item, base=copy))  # its mode and time are still to be set
+        else:  # its mode and time are still to be set, and until then it must not pass for another device's copy
+            page.put_pending(Pending(item=made, base=replace(copy, item=replace(made, meta=meta))))
         return True
 
     def give_up(self, keys: Sequence[bytes], digests: Collection[bytes]) -> list[bytes]:

@@ -142,8 +142,12 @@ class Oracle:
             if failures and process.machine.mode == "send-receive":
                 raise Violation("failures", f"{where}: {failures}")
         for process in mutual:
-            if process.machine.picture() != mutual[0].machine.picture():
-                raise Violation("different pictures", f"{first.machine.number}, {process.machine.number}")
+            ours, other = mutual[0].machine.picture(), process.machine.picture()
+            differing = sorted(key for key in {*ours, *other} if ours.get(key) != other.get(key))
+            if differing:
+                what = [f"{key!r}: {ours.get(key)}, {other.get(key)}" for key in differing]
+                numbers = f"{mutual[0].machine.number}, {process.machine.number}"
+                raise Violation("different pictures", f"{numbers}: {'; '.join(what)}")
         own = self.kept_at_home(processes)
         kept = {value for process in processes for value in process.machine.kept()}
         own |= {c for c, number in self.claims.items() if number in self.set_back and c.value in kept}
