@@ -18,6 +18,7 @@ from p2psyncd.sources.database.schema import Schema
 from p2psyncd.sources.database.triggers import (
     HintTable,
     Made,
+    columns_of,
     hint_table,
     made_for,
     mark_table,
@@ -38,6 +39,9 @@ __all__ = [
     "uninstall",
     "write_mark",
 ]
+
+
+KEPT = "p2p_kept_"
 
 
 class Hint(NamedTuple):
@@ -79,21 +83,16 @@ def install(connection: apsw.Connection, schema: Schema, *, share: bytes, device
     """
     with writing(connection):
         found = find_ours(connection)
-        wanted = {made.name: made for made in wanted_objects(schema, found, names_taken(connection))}
-        for each in sorted(found, key=lambda o: o.type != "trigger"):
+        wanted = {made.name: made for made in wanted_objects(connection, schema, found)}
+        # Triggers go first: while a side table is gone nothing may refer to it.
+        for each in sorted(found, key=lambda each: each.type != "trigger"):
             made = wanted.get(each.name)
-            if each.type == "trigger" and (made is None or made.sql != each.sql):
-                connection.execute(f"DROP TRIGGER main.{each.name}")
-        present = {each.name: each.sql for each in find_ours(connection)}
-        for name, sql in present.items():
-            if name not in wanted and not name.endswith("x") and name in tables_of(found):
-                connection.execute(f"DROP TABLE main.{name}")
-            elif name in wanted and wanted[name].type == "table" and wanted[name].sql != sql:
-                replace_table(connection, name, wanted[name].sql)
-        present = {each.name: each.sql for each in find_ours(connection)}
+            if made is None or made.sql != each.sql:
+                take_out(connection, each, made)
+        present = {each.name for each in find_ours(connection)}
         for name, made in wanted.items():
             if name not in present:
-                connection.execute(made.sql)
+                put_in(connection, made)
         mark = read_mark(connection)
         if mark is None or (mark.share, mark.device) != (share, device):
             connection.execute(f"DELETE FROM main.{MARK_TABLE}")
@@ -103,7 +102,7 @@ def install(connection: apsw.Connection, schema: Schema, *, share: bytes, device
 def installed(connection: apsw.Connection, schema: Schema) -> bool:
     """Tell whether all that `install` would make is there as it would make it, and nothing else of ours."""
     found = find_ours(connection)
-    wanted = wanted_objects(schema, found, names_taken(connection))
+    wanted = wanted_objects(connection, schema, found)
     return {(o.name, o.sql) for o in found} == {(made.name, made.sql) for made in wanted}
 
 
@@ -236,29 +235,30 @@ def side_of_each(schema: Schema, found: Sequence[Found], taken: set[str]) -> Ite
         yield hint_table(number, table)
 
 
-def wanted_objects(schema: Schema, found: Sequence[Found], taken: set[str]) -> list[Made]:
-    """Return all that should be there."""
+def wanted_objects(connection: apsw.Connection, schema: Schema, found: Sequence[Found]) -> list[Made]:
+    """Return all that should be there, in the order in which it can be made."""
     made = [mark_table()]
-    for side in side_of_each(schema, found, taken):
+    for side in side_of_each(schema, found, names_taken(connection)):
         made.extend(made_for(side))
     return made
 
 
-def tables_of(found: Iterable[Found]) -> set[str]:
-    """Return the names of the tables among objects."""
-    return {each.name for each in found if each.type == "table"}
+def take_out(connection: apsw.Connection, found: Found, made: Made | None) -> None:
+    """Take one object out; the hints of a side table whose key stays the same are kept for `put_in`."""
+    if found.type == "table" and made is not None and columns_of(found.sql) == columns_of(made.sql):
+        connection.execute(f"CREATE TEMP TABLE {KEPT}{found.name} AS SELECT * FROM main.{found.name}")
+    # An index goes with its table.
+    if found.type != "index":
+        connection.execute(f"DROP {found.type} main.{found.name}")
 
 
-def replace_table(connection: apsw.Connection, name: str, sql: str) -> None:
-    """Make a table of ours anew with other columns, keeping its rows where they still fit."""
-    rows = connection.execute(f"SELECT * FROM main.{name}").fetchall()
-    connection.execute(f"DROP TABLE main.{name}")
-    connection.execute(sql)
-    width = len(connection.execute("SELECT 1 FROM pragma_table_xinfo(?, 'main')", (name,)).fetchall())
-    for row in rows:
-        if len(row) == width:
-            places = ", ".join("?" * width)
-            connection.execute(f"INSERT OR IGNORE INTO main.{name} VALUES({places})", row)
+def put_in(connection: apsw.Connection, made: Made) -> None:
+    """Make one object, a side table with the hints that were kept."""
+    connection.execute(made.sql)
+    kept = f"{KEPT}{made.name}"
+    if connection.table_exists("temp", kept):
+        connection.execute(f"INSERT INTO main.{made.name} SELECT * FROM temp.{kept}")
+        connection.execute(f"DROP TABLE temp.{kept}")
 
 
 def side_names(connection: apsw.Connection) -> dict[str, str]:

@@ -8,6 +8,7 @@ itself from other tables (virtual tables and their shadows), what the user does 
 apart, or not be compared as the app compares them; the reason says what to do.
 """
 
+# ruff: noqa: S608 - names are quoted, values are bound.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
@@ -15,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apsw
+import apsw.ext
 
+from p2psyncd.sources.database.indexes import OddUnique, Unique, read_uniques
 from p2psyncd.sources.database.names import is_bookkeeping, is_ours, is_shadow_of, quoted
 
 __all__ = [
@@ -53,26 +56,6 @@ class Column:
     default: str | None
     generated: bool
     collation: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unique:
-    """A UNIQUE constraint, or a unique index over plain columns of all rows."""
-
-    name: str
-    columns: tuple[str, ...]
-    collations: tuple[str, ...] = ()
-    constraint: bool = True
-    """Part of CREATE TABLE; otherwise an index, which an app may drop before it drops a column."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OddUnique:
-    """A unique index over some of the rows, or over expressions."""
-
-    name: str
-    sql: str
-    """Its CREATE INDEX."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +105,16 @@ class Table:
     def key_columns(self) -> tuple[Column, ...]:
         """The columns of the primary key, in its order."""
         return tuple(self.column(name) for name in self.pk)
+
+    @property
+    def key_condition(self) -> str:
+        """The condition, with a `?` for each part, that a row has a key, as the key itself compares."""
+        return " AND ".join(
+            f"{quoted(column.name)} IS ?"
+            if self.rowid
+            else f"{quoted(column.name)} COLLATE {quoted(column.collation)} IS ?"
+            for column in self.key_columns
+        )
 
     @property
     def key_may_be_null(self) -> bool:
@@ -200,7 +193,7 @@ def read_schema(connection: apsw.Connection, *, without: Collection[str] = ()) -
             left_out[name] = reason
             continue
         table = read_table(connection, name, each.sql, *options[name])
-        if reason := reason_to_refuse(table):
+        if reason := reason_to_refuse(table) or reason_to_fail(connection, table):
             refused[name] = reason
         else:
             tables[name] = table
@@ -244,6 +237,26 @@ def reason_to_refuse(table: Table) -> str:
     return ""
 
 
+def reason_to_fail(connection: apsw.Connection, table: Table) -> str:
+    """Say why our SQLite could not write a table's rows, or nothing: it lacks a function, say, that a CHECK needs."""
+    columns = [quoted(column.name) for column in table.stored]
+    name, places = f"main.{quoted(table.name)}", ", ".join("?" * len(columns))
+    triggers = connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, -1)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    try:
+        for sql in (
+            f"INSERT INTO {name}({', '.join(columns)}) VALUES({places})",
+            f"UPDATE {name} SET {', '.join(f'{column} = ?' for column in columns)} WHERE {table.key_condition}",
+            f"DELETE FROM {name} WHERE {table.key_condition}",
+        ):
+            apsw.ext.query_info(connection, sql)
+    except apsw.SQLError as error:
+        return f"its rows cannot be written without its own program ({error}): leave the table out"
+    finally:
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, triggers)
+    return ""
+
+
 def shadow_tables(kinds: dict[str, str], objects: Collection[SchemaObject]) -> set[str]:
     """Return the names of tables in which virtual tables keep their data."""
     shadows = {name for name, kind in kinds.items() if kind == "shadow"}
@@ -269,40 +282,8 @@ def read_table(connection: apsw.Connection, name: str, sql: str, without_rowid: 
     rows: list[tuple[Any, ...]] = connection.execute(
         "SELECT * FROM pragma_table_xinfo(?, 'main')", (name,)
     ).fetchall()
-    pk = tuple(row[1] for row in sorted((row for row in rows if row[5]), key=lambda row: row[5]))
-    key_collations: dict[str, str] = {}
-    uniques: list[Unique] = []
-    odd: list[OddUnique] = []
-    has_key_index = False
-    # seq, name, unique, origin, partial
-    indexes: list[tuple[Any, ...]] = connection.execute(
-        "SELECT * FROM pragma_index_list(?, 'main') ORDER BY seq DESC", (name,)
-    ).fetchall()
-    for _, index, unique, origin, partial in indexes:
-        if not unique:
-            continue
-        # seqno, cid, name, desc, coll, key
-        parts = [
-            (cid, column, collation)
-            for _, cid, column, _, collation, in_key in connection.execute(
-                "SELECT * FROM pragma_index_xinfo(?, 'main')", (index,)
-            )
-            if in_key
-        ]
-        if origin == "pk":
-            has_key_index = True
-            key_collations = {column: collation for _, column, collation in parts}
-        elif partial or any(cid < 0 for cid, _, _ in parts):
-            odd.append(OddUnique(name=index, sql=index_sql(connection, index)))
-        else:
-            uniques.append(
-                Unique(
-                    name=index,
-                    columns=tuple(column for _, column, _ in parts),
-                    collations=tuple(collation for _, _, collation in parts),
-                    constraint=origin == "u",
-                )
-            )
+    pk = tuple(row[1] for row in sorted((row for row in rows if row[5]), key=lambda row: int(row[5])))
+    uniques, odd, key_collations = read_uniques(connection, name, [row[1] for row in rows])
     columns = tuple(
         Column(
             name=column,
@@ -310,7 +291,7 @@ def read_table(connection: apsw.Connection, name: str, sql: str, without_rowid: 
             not_null=bool(not_null),
             default=default,
             generated=hidden in (VIRTUAL_COLUMN, STORED_COLUMN),
-            collation=key_collations.get(column) or declared_collation(connection, name, column),
+            collation=(key_collations or {}).get(column) or declared_collation(connection, name, column),
         )
         for _, column, kind, not_null, default, _, hidden in rows
     )
@@ -318,11 +299,11 @@ def read_table(connection: apsw.Connection, name: str, sql: str, without_rowid: 
         name=name,
         columns=columns,
         pk=pk,
-        rowid=bool(pk) and not has_key_index and not without_rowid,
+        rowid=bool(pk) and key_collations is None and not without_rowid,
         without_rowid=without_rowid,
         strict=strict,
-        uniques=tuple(uniques),
-        odd_uniques=tuple(odd),
+        uniques=uniques,
+        odd_uniques=odd,
         foreign_keys=tuple(read_foreign_keys(connection, name)),
         sql=sql,
     )
@@ -331,14 +312,6 @@ def read_table(connection: apsw.Connection, name: str, sql: str, without_rowid: 
 def declared_collation(connection: apsw.Connection, table: str, column: str) -> str:
     """Return the collation that a column was declared with."""
     return connection.column_metadata("main", table, column)[1]
-
-
-def index_sql(connection: apsw.Connection, index: str) -> str:
-    """Return an index's CREATE INDEX."""
-    found: str = connection.execute(
-        "SELECT sql FROM main.sqlite_schema WHERE type = 'index' AND name = ?", (index,)
-    ).get
-    return found
 
 
 def read_foreign_keys(connection: apsw.Connection, table: str) -> Iterator[ForeignKey]:

@@ -18,10 +18,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from p2psyncd.sources.database.indexes import OddUnique, Unique
 from p2psyncd.sources.database.names import MARK_TABLE, OURS, quoted
-from p2psyncd.sources.database.schema import Table, Unique
+from p2psyncd.sources.database.schema import Table
 
-__all__ = ["HintTable", "Made", "hint_table", "made_for", "mark_table", "number_of", "table_named_by"]
+__all__ = [
+    "HintTable",
+    "Made",
+    "columns_of",
+    "hint_table",
+    "made_for",
+    "mark_table",
+    "number_of",
+    "table_named_by",
+]
 
 NUMBERED = re.compile(r"_p2p_h([0-9]+)")
 NOW = "CAST((julianday('now')-2440587.5)*86400000.0 AS INTEGER)"
@@ -102,6 +112,11 @@ def table_named_by(sql: str) -> str:
     return sql[begin : sql.index(" */", begin)].replace("%2A", "*").replace("%25", "%")
 
 
+def columns_of(sql: str) -> str:
+    """Return what the SQL of a side table says beside the name of the app's table."""
+    return sql[sql.index(" */") :]
+
+
 def side_table(hints: HintTable) -> Iterator[Made]:
     """Yield the side table, and its index where it needs one."""
     table = hints.table
@@ -136,15 +151,13 @@ def triggers(hints: HintTable) -> Iterator[Made]:
     yield trigger(hints, "d", "AFTER DELETE", "", touch(hints, old))
     yield trigger(hints, "u", "AFTER UPDATE", "", touch(hints, new))
     yield trigger(hints, "k", "AFTER UPDATE", moved, touch(hints, old))
-    for n, unique in enumerate(hints.table.uniques):
-        taken = holder_condition(unique)
-        holder = f"EXISTS(SELECT 1 FROM {quoted(hints.table.name)} AS holder WHERE {taken})"
-        other = " OR ".join(
-            f"NEW.{quoted(name)} COLLATE {collation.upper()} IS NOT OLD.{quoted(name)}"
-            for name, collation in zip(unique.columns, unique.collations, strict=True)
-        )
-        yield trigger(hints, f"b{n}", "BEFORE INSERT", holder, touch_holder(hints, taken))
-        yield trigger(hints, f"c{n}", "BEFORE UPDATE", f"({other}) AND {holder}", touch_holder(hints, taken))
+    uniques: tuple[Unique | OddUnique, ...] = (*hints.table.uniques, *hints.table.odd_uniques)
+    for n, unique in enumerate(uniques):
+        claim = unique.claim()
+        holder = f"EXISTS(SELECT 1 FROM {quoted(hints.table.name)} AS holder WHERE {claim})"
+        yield trigger(hints, f"b{n}", "BEFORE INSERT", holder, touch_holder(hints, claim))
+        changed = f"({unique.change()}) AND {holder}"
+        yield trigger(hints, f"c{n}", "BEFORE UPDATE", changed, touch_holder(hints, claim))
 
 
 def trigger(hints: HintTable, letter: str, event: str, when: str, body: str) -> Made:
@@ -166,21 +179,13 @@ def touch(hints: HintTable, key: tuple[str, ...]) -> str:
     )
 
 
-def touch_holder(hints: HintTable, taken: str) -> str:
+def touch_holder(hints: HintTable, claim: str) -> str:
     """Return the statements that hint at the row that holds a unique value."""
-    source = f"FROM {quoted(hints.table.name)} AS holder WHERE {taken}"
+    source = f"FROM {quoted(hints.table.name)} AS holder WHERE {claim}"
     key = tuple(f"holder.{quoted(name)}" for name in hints.table.pk)
     return (
         f"UPDATE {hints.name} SET ms = {NOW}, n = n + 1 WHERE {hints.where(*(f'(SELECT {k} {source})' for k in key))}; "
         f"INSERT INTO {hints.name} SELECT {', '.join(key)}, {NOW}, 1 {source} AND changes() = 0;"
-    )
-
-
-def holder_condition(unique: Unique) -> str:
-    """Return the condition that a row holds the unique value that the trigger's new row wants."""
-    return " AND ".join(
-        f"holder.{quoted(name)} COLLATE {collation.upper()} = NEW.{quoted(name)}"
-        for name, collation in zip(unique.columns, unique.collations, strict=True)
     )
 
 
