@@ -1,0 +1,317 @@
+"""Putting versions of rows into the app's file, one transaction for a batch.
+
+The app never sees a part of a batch, and this device never takes its own writing for the app's. Triggers do not run
+meanwhile, but for those that only keep a search index. Before the transaction commits, what it does is noted in the store
+(the *intent*), under a number that is written into the file as well (the *watermark*). After a kill the number in the
+file says whether the transaction was committed, and its outcomes are taken without touching the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import apsw
+import cbor2
+
+from p2psyncd.core.storage import Pending
+from p2psyncd.sources.database.file import DatabaseAccess
+from p2psyncd.sources.database.hints import read_hints, read_mark, write_mark
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
+from p2psyncd.sources.database.plan import Planner
+from p2psyncd.sources.database.resolve import Constraints, Row
+from p2psyncd.sources.database.row import state_of
+from p2psyncd.sources.database.rows import Rows
+from p2psyncd.sources.database.schema import Schema, schema_version
+from p2psyncd.sources.database.search import search_triggers
+from p2psyncd.sources.database.show import (
+    HELD,
+    Place,
+    Places,
+    Settings,
+    View,
+    as_value,
+    canonical_place,
+    natural,
+    place_of,
+)
+from p2psyncd.sources.database.values import Value, from_wire, row_hash, to_wire
+from p2psyncd.sources.database.writing import Broken, Writer
+from p2psyncd.sources.source import Applied, Failed, Outcome, Restated, Surprised
+
+__all__ = ["RowApplier"]
+
+INTENT = "database-intent"
+WHOLE_MAX = 20_000
+"""A batch of so many rows is one transaction."""
+PIECE = 2_000
+"""A larger one is done in pieces: an app that waits for its lock does so for a tenth of a second at most."""
+REPLANS_MAX = 8
+
+Change = Place | bytes | None
+
+
+@dataclass(slots=True)
+class Step:
+    """What one transaction does."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    changes: dict[bytes, Change] = field(default_factory=dict)
+    """What becomes of the exceptions in `Places`."""
+    unsettled: set[bytes] = field(default_factory=set)
+    wrote: bool = False
+
+
+class RowApplier:
+    """Applies rows to one database."""
+
+    def __init__(self, access: DatabaseAccess, store: Settings, schema: Schema) -> None:
+        """Begin.
+
+        Args:
+            access: The app's file.
+            store: The share's storage; settings are written durably.
+            schema: As it was when the hints were installed; see `adopt`.
+        """
+        self.access = access
+        self.store = store
+        self.places = Places.load(store)
+        self.adopt(schema)
+
+    def adopt(self, schema: Schema) -> None:
+        """Go on with another schema, once hints are installed for it."""
+        self.schema = schema
+        self.constraints = Constraints(schema)
+
+    # What the source calls
+
+    def apply(self, batch: Sequence[Pending]) -> list[Outcome]:
+        """Put versions in place; see `Source.apply`.
+
+        Raises:
+            DatabaseUnavailable: The app keeps the file locked, or it cannot be used; nothing was done.
+            ShareHeld: It is another file.
+        """
+        outcomes: list[Outcome] = []
+        rows: list[Pending] = []
+        for pending in batch:
+            outcome = self.without_file(pending)
+            if outcome is None:
+                rows.append(pending)
+            else:
+                outcomes.append(outcome)
+        size = len(rows) if len(rows) <= WHOLE_MAX else PIECE
+        for at in range(0, len(rows), size or 1):
+            outcomes += self.piece(rows[at : at + size], ())
+        return outcomes
+
+    def reshow(self, keys: Iterable[bytes]) -> list[Outcome]:
+        """Show anew what local changes of some rows have consequences for: rows that were held for them, say.
+
+        To be called after local changes were recorded; cheap where no row is anything but what its key says.
+        """
+        if not self.places:
+            return []
+        touched = {key for key in keys if self.may_matter(key)} | self.places.unsettled
+        return self.piece((), sorted(touched)) if touched else []
+
+    def recover(self) -> list[Outcome]:
+        """Return the outcomes of a transaction that was committed, and of which the store does not know the end."""
+        intent = self.read_intent()
+        if intent is None:
+            return []
+        number, step = intent
+        with self.access.reading() as connection:
+            mark = read_mark(connection)
+            if mark is None or mark.number != number:
+                return []
+            self.finish(step)
+            return [
+                one
+                for one in step.outcomes
+                if not isinstance(one, Restated) or self.is_there(connection, one)
+            ]
+
+    # Steps
+
+    def without_file(self, pending: Pending) -> Outcome | None:
+        """Return the outcome for what cannot be, or need not be, in the file; None for the others."""
+        item = pending.item
+        try:
+            at = unpack_key(item.key)
+            state = state_of(item)
+        except ValueError as error:
+            return Failed(key=item.key, reason=f"it is no row: {error}")
+        if at.table in self.schema.tables and at.table != SCHEMA_TABLE:
+            table = self.schema.tables[at.table]
+            if item.live and any(column not in state.cells for column in table.pk):
+                return Failed(key=item.key, reason=f"it lacks a column of the primary key of {at.table}")
+            return None
+        return Applied(key=item.key, state=HELD if item.live else b"")
+
+    def may_matter(self, key: bytes) -> bool:
+        """Return whether a row may have to do with one that is shown otherwise than its key says."""
+        places = self.places
+        if key in places.moved or key in places.held or key in places.stand_ins:
+            return True
+        at = unpack_key(key)
+        return (at.table, natural(at)) in places.births or (at.table, natural(at)) in places.occupants
+
+    def piece(self, batch: Sequence[Pending], also: Sequence[bytes]) -> list[Outcome]:
+        """Do one transaction."""
+        with self.access.writing(quiet=True) as connection:
+            if schema_version(connection) != self.schema.version:
+                # Rebuilt tables have lost their hints: a scan must look at them first.
+                self.places.unsettled.update(also)
+                return [Surprised(key=pending.item.key) for pending in batch]
+            step = self.carry_out(connection, batch, also)
+            if step.wrote:
+                self.note_intent(connection, step)
+        self.finish(step)
+        return step.outcomes
+
+    def carry_out(self, connection: apsw.Connection, batch: Sequence[Pending], also: Sequence[bytes]) -> Step:
+        """Plan and write; rows that break a constraint are found, and planned again without what breaks it."""
+        hinted = {
+            (hint.table, canonical_place(self.schema.tables[hint.table], hint.pk))
+            for hint in read_hints(connection, self.schema)
+            if hint.table in self.schema.tables
+        }
+        broken: dict[bytes, int] = {}
+        with search_triggers(connection, self.schema):
+            for _ in range(REPLANS_MAX):
+                planner = Planner(
+                    self.constraints,
+                    self.places,
+                    View(self.store),
+                    Rows(connection),
+                    hinted=lambda table, place: (table, place) in hinted,
+                    broken=broken,
+                )
+                planner.make(batch, [*also, *self.places.unsettled])
+                writer = Writer(connection, planner)
+                try:
+                    with connection:  # a savepoint
+                        writer.write()
+                except Broken:
+                    broken.update(writer.find_broken())
+                    continue
+                return self.conclude(planner, writer, batch, also)
+        return Step(
+            outcomes=[
+                Failed(key=one.item.key, reason="it breaks constraints of the database") for one in batch
+            ]
+        )
+
+    def conclude(
+        self, planner: Planner, writer: Writer, batch: Sequence[Pending], also: Sequence[bytes]
+    ) -> Step:
+        """Return what was done."""
+        step = Step(wrote=writer.wrote, unsettled=set(self.places.unsettled) | set(also))
+        asked = {pending.item.key for pending in batch}
+        for key, row in planner.rows.items():
+            if writer.is_stuck(row):
+                if key in asked or row.troubled:
+                    step.outcomes.append(Surprised(key=key))
+                if key not in asked:
+                    step.unsettled.add(key)
+                continue
+            step.unsettled.discard(key)
+            state = writer.state(row)
+            if key in asked:
+                step.outcomes.append(Applied(key=key, state=state))
+            elif row.before is not None and state != row.before.state:
+                step.outcomes.append(Restated(key=key, state=state))
+            change = self.change(row)
+            if change != (self.places.moved.get(key) or self.places.held.get(key)):
+                step.changes[key] = change
+        step.unsettled &= planner.rows.keys()
+        return step
+
+    def change(self, row: Row) -> Change:
+        """Return what is to be remembered of a row; None if it is as its key says."""
+        if row.item is None:
+            return None
+        if row.held:
+            return row.winner
+        assert row.goal_place is not None
+        place = canonical_place(row.table, row.goal_place)
+        named = natural(row.at) if row.at.pk else tuple(as_value(row.cells[c]) for c in row.table.pk)
+        return None if place == named else place
+
+    def finish(self, step: Step) -> None:
+        """Remember how rows are shown now."""
+        if step.changes or step.unsettled != self.places.unsettled:
+            self.places.update(step.changes)
+            self.places.unsettled = step.unsettled
+            self.places.save(self.store)
+
+    # The intent
+
+    def note_intent(self, connection: apsw.Connection, step: Step) -> None:
+        """Say in the store what the transaction does, and in the file which one it is."""
+        mark = read_mark(connection)
+        if mark is None:
+            return
+        self.store.set_setting(INTENT, cbor2.dumps([mark.number + 1, packed_step(step)]))
+        write_mark(connection, mark.number + 1, mark.nonce)
+
+    def read_intent(self) -> tuple[int, Step] | None:
+        """Return the last intent."""
+        packed = self.store.setting(INTENT)
+        if not packed:
+            return None
+        number, step = cbor2.loads(packed)
+        return number, unpacked_step(step)
+
+    def is_there(self, connection: apsw.Connection, outcome: Restated) -> bool:
+        """Return whether a row still is as an outcome says."""
+        view = View(self.store)
+        applied = view.applied(outcome.key)
+        table = self.schema.tables.get(unpack_key(outcome.key).table)
+        if applied is None or table is None:
+            return False
+        place = place_of(self.places, table, outcome.key, state_of(applied.item).cells)
+        values = Rows(connection).read(table, place) if place is not None else None
+        if outcome.state == HELD:
+            return outcome.key in self.places.held
+        return values is not None and row_hash(values) == outcome.state
+
+
+def packed_step(step: Step) -> list[Any]:
+    """Return a step as it is stored."""
+    outcomes = [
+        [int(isinstance(one, Restated)), one.key, one.state]
+        for one in step.outcomes
+        if isinstance(one, Applied | Restated)
+    ]
+    changes = {key: packed_change(change) for key, change in step.changes.items()}
+    return [outcomes, changes, sorted(step.unsettled)]
+
+
+def packed_change(change: Change) -> Any:  # noqa: ANN401  (CBOR's own types)
+    """Return a change as it is stored."""
+    return [to_wire(part) for part in change] if isinstance(change, tuple) else change
+
+
+def unpacked_step(packed: list[Any]) -> Step:
+    """Return a stored step."""
+    outcomes: list[Outcome] = [
+        (Restated if restated else Applied)(key=key, state=state) for restated, key, state in packed[0]
+    ]
+    changes: Mapping[bytes, Any] = packed[1]
+    return Step(
+        outcomes=outcomes,
+        changes={
+            key: tuple(value_of(part) for part in change) if isinstance(change, list) else change
+            for key, change in changes.items()
+        },
+        unsettled=set(packed[2]),
+        wrote=True,
+    )
+
+
+def value_of(packed: object) -> Value:
+    """Return a stored value."""
+    return as_value(from_wire(packed))

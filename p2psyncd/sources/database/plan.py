@@ -1,0 +1,374 @@
+"""What a batch of versions means for the app's file: which rows change, and how.
+
+A plan begins with the rows of the batch, and takes in whatever is to be decided together with them: the row that has a
+UNIQUE value or a number that one of them wants, the rows held for one that goes, the children of one whose number
+changes. It is made inside the transaction that carries it out, so that what it read is what is there. Rows
+that somebody is editing are not touched, and neither is anything that hangs together with them: that
+waits until the edit is captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from p2psyncd.core.item import Item
+from p2psyncd.core.storage import Pending, Stored
+from p2psyncd.sources.database.keys import FRESH_MIN, unpack_key
+from p2psyncd.sources.database.resolve import (
+    Claim,
+    Constraints,
+    Row,
+    birth_order,
+    born_with,
+    decide_claims,
+    decide_numbers,
+    fresh_place,
+    parent_of,
+)
+from p2psyncd.sources.database.row import state_of
+from p2psyncd.sources.database.rows import Rows
+from p2psyncd.sources.database.schema import Table
+from p2psyncd.sources.database.show import (
+    HELD,
+    Identities,
+    Place,
+    Places,
+    View,
+    as_value,
+    canonical_place,
+    key_values,
+    natural,
+)
+from p2psyncd.sources.database.values import Cell, Value, row_hash, same_cell
+
+__all__ = ["Planner"]
+
+
+class Planner:
+    """Makes one plan; `rows` is the outcome."""
+
+    def __init__(
+        self,
+        constraints: Constraints,
+        places: Places,
+        view: View,
+        file: Rows,
+        *,
+        hinted: Callable[[str, Place], bool],
+        broken: Mapping[bytes, int],
+    ) -> None:
+        """Begin.
+
+        Args:
+            constraints: Of the app's schema.
+            places: The exceptions, as they are now.
+            view: What is applied.
+            file: The app's tables, in the transaction.
+            hinted: Returns whether the app touched a row (table, canonical key values) since it was last captured.
+            broken: What is known of rows that break a CHECK or NOT NULL; see `Row.broken`.
+        """
+        self.constraints = constraints
+        self.schema = constraints.schema
+        self.places = places
+        self.view = view
+        self.file = file
+        self.hinted = hinted
+        self.broken = broken
+        self.identities = Identities(self.schema, places, view)
+        self.rows: dict[bytes, Row] = {}
+        self.united: dict[bytes, bytes] = {}
+        self.looked: set[tuple[bytes, Claim]] = set()
+        self.grown: dict[bytes, object] = {}
+        self.occupants: dict[bytes, bytes] = {}
+        self.contested: dict[bytes, bytes] = {}
+
+    def make(self, batch: Sequence[Pending], also: Iterable[bytes] = ()) -> None:
+        """Decide about the rows of a batch, about others whose showing is in doubt, and all that it takes with it."""
+        for pending in batch:
+            self.view.note(pending.item.key, pending.base)
+        for pending in batch:
+            item = pending.item
+            self.take(item.key, self.view.applied(item.key), item if item.live else None)
+        for key in also:
+            self.add(key)
+        size = -1
+        while size != len(self.rows):
+            size = len(self.rows)
+            for held, holder in decide_claims(self.rows, self.constraints, self.resolved):
+                self.unite(held, holder)
+            self.decide_numbers()
+            for row in list(self.rows.values()):
+                self.grow(row)
+        for row in self.rows.values():
+            self.set_goal(row)
+
+    # Rows
+
+    def add(self, key: bytes, because: Row | None = None) -> None:
+        """Take in a row that is applied."""
+        if key not in self.rows:
+            applied = self.view.applied(key)
+            if applied is None or unpack_key(key).table not in self.schema.tables:
+                return
+            self.take(key, applied, applied.item)
+        if because is not None:
+            self.unite(key, because.key)
+
+    def take(self, key: bytes, before: Stored | None, item: Item | None) -> None:
+        """Take in a row, and look at what is there for it."""
+        at = unpack_key(key)
+        table = self.schema.tables[at.table]
+        row = Row(key, at, table, before, item, broken=self.broken.get(key, 0))
+        self.rows[key] = row
+        if item is not None:
+            row.state = state_of(item)
+            row.cells = {**row.state.cells, **row.state.image} if row.broken else row.state.cells
+        if before is not None and before.state != HELD:
+            row.place = self.places.moved.get(key) or self.named(row, before.item)
+            row.values = self.file.read(table, row.place)
+            row.troubled = (
+                row.values is None or self.is_hinted(table, row.place) or row_hash(row.values) != before.state
+            )
+        elif item is not None:
+            self.look_for_occupant(row, item)
+
+    def named(self, row: Row, item: Item) -> Place:
+        """Return the key values that a row's key names, or, where it has only their hash, its cells."""
+        if row.at.pk:
+            return natural(row.at)
+        return key_values(row.table, state_of(item).cells) or ()
+
+    def look_for_occupant(self, row: Row, item: Item) -> None:
+        """Look whether anything has the key values of a row that is not there yet."""
+        place = self.named(row, item)
+        values = self.file.read(row.table, place)
+        if values is None:
+            return
+        occupant = self.identities.at(row.table, place)
+        if occupant is not None:
+            self.occupants[row.key] = occupant
+            return
+        hinted = self.is_hinted(row.table, place)
+        # Of two rows born with one number the app's own is another one, unless it is the very one: put there before
+        # this device forgot about it.
+        equal = all(same_cell(as_value(row.cells.get(name)), value) for name, value in values.items())
+        row.troubled = hinted or not equal
+        if equal and not (hinted and row.at.birth):
+            row.place, row.values = place, values
+
+    def is_hinted(self, table: Table, place: Place) -> bool:
+        """Return whether the app touched a row since it was last captured."""
+        return self.hinted(table.name, canonical_place(table, place))
+
+    # What hangs together
+
+    def unite(self, a: bytes, b: bytes) -> None:
+        """Note that two rows are decided together."""
+        first, second = self.whole(a), self.whole(b)
+        if first != second:
+            self.united[first] = second
+
+    def whole(self, key: bytes) -> bytes:
+        """Return what names the whole that a row belongs to."""
+        while (above := self.united.get(key)) is not None:
+            further = self.united.get(above)
+            if further is not None:
+                self.united[key] = further
+            key = above
+        return key
+
+    # Deciding
+
+    def resolved(self, key: bytes) -> bytes:
+        """Return which row a key means: the one that it is held for, or itself."""
+        row = self.rows.get(key)
+        if row is not None:
+            return row.winner if row.held and row.winner else key
+        return self.places.held.get(key) or key
+
+    def decide_numbers(self) -> None:
+        """Give numbers to the rows of tables with births."""
+        groups: dict[tuple[str, Place], list[Row]] = {}
+        left: set[tuple[str, Place]] = set()
+        for row in self.rows.values():
+            row.number = None
+            if row.place is not None and not row.to_show and self.constraints.births[row.table.name]:
+                left.add((row.table.name, born_with(row)))
+            if row.to_show and self.constraints.births[row.table.name]:
+                groups.setdefault((row.table.name, born_with(row)), []).append(row)
+        firsts: list[Row] = []
+        later: list[Row] = []
+        for born, group in groups.items():
+            if any(row.place is None for row in group) or born in left:
+                first, *others = sorted(group, key=birth_order)
+                firsts.append(first)
+                later += others
+            else:
+                for row in group:
+                    (later if row.key in self.places.moved else firsts).append(row)
+            for row in group[1:]:
+                self.unite(row.key, group[0].key)
+        decide_numbers(firsts, later, self.is_taken)
+
+    def is_taken(self, row: Row, place: Place) -> bool:
+        """Return whether a fresh number is that of a row which the plan does not touch."""
+        if self.file.read(row.table, place) is None:
+            return False
+        occupant = self.identities.at(row.table, place)
+        if occupant is None:
+            row.troubled = True
+            return False
+        if occupant in self.rows:
+            return False
+        if occupant in self.places.moved:
+            if (unpack_key(occupant).birth, occupant) < birth_order(row):
+                return True
+            self.contested[occupant] = row.key
+            return False
+        return True
+
+    # Growing
+
+    def grow(self, row: Row) -> None:
+        """Take in what is to be decided together with a row."""
+        for key in self.places.stand_ins.get(row.key, ()):
+            self.add(key, row)
+        if (row.place is not None) != row.to_show:
+            self.grow_numbers(row)
+        for claim in row.claims:
+            if (row.key, claim) not in self.looked:
+                self.looked.add((row.key, claim))
+                self.grow_claim(row, claim)
+        if row.table.name in self.constraints.children:
+            self.grow_children(row)
+        for key, because in list(self.contested.items()):
+            self.add(key, self.rows[because])
+        self.contested.clear()
+
+    def grow_numbers(self, row: Row) -> None:
+        """Take in the rows that were born with the number of one that comes or goes, and who has it now."""
+        occupant = self.occupants.get(row.key)
+        if occupant is not None:
+            self.add(occupant, row)
+        if not self.constraints.births[row.table.name]:
+            return
+        born = born_with(row)
+        for key in list(self.places.births.get((row.table.name, born), ())):
+            self.add(key, row)
+        (number,) = row.place or born
+        if isinstance(number, int) and number >= FRESH_MIN:
+            self.grow_clashes(row)
+
+    def grow_clashes(self, row: Row) -> None:
+        """Take in the rows that have not the first of their fresh numbers: one may be free now."""
+        for key, place in self.places.moved.items():
+            if key in self.rows:
+                continue
+            at = unpack_key(key)
+            if at.table == row.table.name and at.birth:
+                other = Row(key, at, row.table, None, None)
+                if fresh_place(other, 0) != place:
+                    self.add(key, row)
+
+    def grow_claim(self, row: Row, claim: Claim) -> None:
+        """Take in the row that has a UNIQUE value now."""
+        unique = self.constraints.unique[row.table.name][claim[1]]
+        values: list[Value] = []
+        for column, token in zip(unique.columns, claim[2], strict=True):
+            cell = row.cells[column]
+            root = self.constraints.roots.get((row.table.name, column))
+            if root is not None and isinstance(token, tuple) and isinstance(token[0], bytes):
+                values.append(self.number_now(token[0]))
+            else:
+                values.append(as_value(cell))
+        if row.values is not None and all(
+            same_cell(row.values[column], value) for column, value in zip(unique.columns, values, strict=True)
+        ):
+            return
+        for place in self.file.find(row.table, unique.columns, tuple(values), unique.collations):
+            if row.place is not None and canonical_place(row.table, place) == canonical_place(
+                row.table, row.place
+            ):
+                continue
+            owner = self.identities.at(row.table, place)
+            if owner is None:
+                row.troubled = True
+            else:
+                self.add(owner, row)
+
+    def number_now(self, key: bytes) -> Value:
+        """Return the number under which a row is shown before the plan is carried out."""
+        key = self.places.held.get(key) or key
+        place = self.places.moved.get(key) or natural(unpack_key(key))
+        return place[0]
+
+    def number_then(self, key: bytes) -> Value:
+        """Return the number under which a row will be shown, or the row that it is held for."""
+        key = self.resolved(key)
+        row = self.rows.get(key)
+        if row is not None:
+            return (row.number or born_with(row))[0]
+        return (self.places.moved.get(key) or natural(unpack_key(key)))[0]
+
+    def means_another(self, row: Row) -> bool:
+        """Return whether references to a row will be shown otherwise."""
+        return self.number_now(row.key) != self.number_then(row.key) or self.resolved(row.key) != (
+            self.places.held.get(row.key) or row.key
+        )
+
+    def grow_children(self, row: Row) -> None:
+        """Take in the children of a row whose number changes."""
+        if not self.constraints.births[row.table.name] or not self.means_another(row):
+            return
+        now, then = self.number_now(row.key), self.number_then(row.key)
+        if self.grown.get(row.key) == (now, then, self.resolved(row.key)):
+            return
+        self.grown[row.key] = (now, then, self.resolved(row.key))
+        for name, column in self.constraints.children[row.table.name]:
+            table = self.schema.tables[name]
+            for place in self.file.find(table, (column,), (now,)):
+                child = self.identities.at(table, place)
+                # One that is being edited may mean this row, or the one that gets its number.
+                if child is None or self.is_hinted(table, place):
+                    row.troubled = True
+                if child is not None:
+                    self.add_child(child, column, row)
+            for child in [key for key in self.places.held if unpack_key(key).table == name]:
+                self.add_child(child, column, row)
+
+    def add_child(self, key: bytes, column: str, parent: Row) -> None:
+        """Take in a row if a column of it refers to another."""
+        applied = self.view.applied(key)
+        if applied is not None:
+            cell = state_of(applied.item).cells.get(column)
+            if parent_of(parent.table.name, cell) == parent.key:
+                self.add(key, parent)
+
+    # What is to be there
+
+    def set_goal(self, row: Row) -> None:
+        """Set what a row is to look like."""
+        if not row.to_show:
+            return
+        table = row.table.name
+        goal: dict[str, Value] = {}
+        for column in self.file.table(row.table).columns:
+            if column not in row.cells:
+                continue
+            cell = row.cells[column]
+            root = self.constraints.roots.get((table, column))
+            goal[column] = as_value(cell) if root is None else self.shown_reference(row, root, cell)
+        if row.number is not None:
+            goal[row.table.pk[0]] = row.number[0]
+        row.goal = goal
+        row.goal_place = tuple(goal[column] for column in row.table.pk)
+
+    def shown_reference(self, row: Row, root: str, cell: Cell) -> Value:
+        """Return the number that a reference is shown as here."""
+        parent = parent_of(root, cell)
+        if parent is None:
+            return as_value(cell)
+        other = self.rows.get(parent)
+        if other is not None and self.means_another(other):
+            self.unite(row.key, parent)
+        return self.number_then(parent)

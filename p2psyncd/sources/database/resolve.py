@@ -1,0 +1,273 @@
+"""Who has a UNIQUE value, and who has a number: decided by the versions of the rows alone.
+
+Every device sees the same rows in the end, and shows them alike whatever order they came in:
+- **UNIQUE.** Rows come in the order of (the latest write of any of their unique columns, key). One whose value
+  another has by then is held: known, and not shown. References to it mean the row that has the value. That may
+  give two children one value in turn, so a row is decided after the rows that its own unique columns refer to.
+- **Numbers.** Of the rows that were born with one number and are shown, the one born first keeps it (rows without a
+  birth were there before all others). The others get fresh numbers, in the order of their births.
+
+What is decided together must be a whole: all rows that share a value or number, directly or over others. `plan` sees
+to that. Then it does not matter what else is decided with it: the order of the rows of one whole is the same.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from p2psyncd.core.item import Item
+from p2psyncd.core.storage import Stored
+from p2psyncd.sources.database.keys import RowKey, collate, fresh_pk, pack_key
+from p2psyncd.sources.database.row import RowState, Stamp
+from p2psyncd.sources.database.schema import Schema, Table
+from p2psyncd.sources.database.show import Place, as_value, reference_roots
+from p2psyncd.sources.database.values import Cell, RawText, Ref, Value
+
+__all__ = [
+    "Claim",
+    "Constraints",
+    "Row",
+    "Uniqueness",
+    "birth_order",
+    "born_with",
+    "decide_claims",
+    "decide_numbers",
+    "fresh_place",
+    "parent_of",
+]
+
+Token = object
+Claim = tuple[str, int, tuple[Token, ...]]
+"""A table, the number of one of its constraints, and the values, as they are equal in it."""
+FIRST = Stamp(-1, b"", -1)
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A row about whose showing is decided."""
+
+    key: bytes
+    at: RowKey
+    table: Table
+    before: Stored | None
+    """What is applied here; None: nothing."""
+    item: Item | None
+    """What is to be applied; None: it is deleted."""
+    state: RowState | None = None
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+    place: Place | None = None
+    """Where it is shown now; None: it is not."""
+    values: dict[str, Value] | None = None
+    """What is there now."""
+    troubled: bool = False
+    """What is there is not what is applied: somebody edits it."""
+    broken: int = 0
+    """0: nothing known; 1: its cells break a CHECK or NOT NULL; 2: so does the image of its newest write."""
+    held: bool = False
+    winner: bytes = b""
+    """Which row it is held for."""
+    number: Place | None = None
+    """Where it is to be shown, if that is not where its cells say."""
+    claims: Sequence[Claim] = ()
+    goal: dict[str, Value] | None = None
+    """What is to be there; None: nothing."""
+    goal_place: Place | None = None
+
+    @property
+    def to_show(self) -> bool:
+        """Whether it is to be shown, as decided."""
+        return self.item is not None and not self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Uniqueness:
+    """One constraint."""
+
+    columns: tuple[str, ...]
+    collations: tuple[str, ...]
+
+
+class Constraints:
+    """What of a schema the decisions need."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.roots = reference_roots(schema)
+        self.births = {name: table.has_births(schema) for name, table in schema.tables.items()}
+        self.unique = {name: self.of(table) for name, table in schema.tables.items()}
+        self.columns = {
+            name: tuple(dict.fromkeys(column for one in found for column in one.columns))
+            for name, found in self.unique.items()
+        }
+        self.children: dict[str, list[tuple[str, str]]] = {}
+        for (table, column), root in self.roots.items():
+            self.children.setdefault(root, []).append((table, column))
+        self.parents = {
+            name: [
+                (column, self.roots[name, column])
+                for column in columns
+                if (name, column) in self.roots and self.unique[self.roots[name, column]]
+            ]
+            for name, columns in self.columns.items()
+        }
+        """The unique columns that refer to rows that may themselves be held."""
+
+    def of(self, table: Table) -> list[Uniqueness]:
+        """Return the constraints of a table: its key only where two rows may come to have the same."""
+        generated = {column.name for column in table.columns if column.generated}
+        found = []
+        if not self.births[table.name]:
+            by_name = {column.name: column.collation for column in table.columns}
+            found.append(Uniqueness(table.pk, tuple(by_name[column] for column in table.pk)))
+        for unique in table.uniques:
+            if not generated.intersection(unique.columns):
+                collations = unique.collations or ("BINARY",) * len(unique.columns)
+                found.append(Uniqueness(unique.columns, collations))
+        return found
+
+    def order(self, row: Row) -> tuple[Stamp, bytes]:
+        """Return a row's place in the order in which UNIQUE values are given out."""
+        state = row.state
+        if state is None:
+            return (FIRST, row.key)
+        base = state.base or FIRST
+        stamps = [state.stamps.get(column) or base for column in self.columns[row.table.name]]
+        return (max(stamps, default=base), row.key)
+
+
+def parent_of(root: str, cell: Cell) -> bytes | None:
+    """Return the key of the row that a column of a foreign key refers to; None if it refers to none."""
+    if isinstance(cell, Ref):
+        return pack_key(root, (cell.pk,), cell.birth)
+    return pack_key(root, (cell,)) if type(cell) is int else None
+
+
+def claims_of(row: Row, constraints: Constraints, resolved: Callable[[bytes], bytes]) -> list[Claim]:
+    """Return the UNIQUE values that a row wants; a constraint with a NULL, or a missing value, holds nothing."""
+    table, cells = row.table.name, row.cells
+    found: list[Claim] = []
+    for number, unique in enumerate(constraints.unique[table]):
+        tokens: list[Token] = []
+        for column, collation in zip(unique.columns, unique.collations, strict=True):
+            cell = cells.get(column)
+            if cell is None:
+                break
+            root = constraints.roots.get((table, column))
+            parent = parent_of(root, cell) if root is not None else None
+            tokens.append((resolved(parent),) if parent is not None else token(as_value(cell), collation))
+        else:
+            found.append((table, number, tuple(tokens)))
+    return found
+
+
+def token(value: Value, collation: str) -> Token:
+    """Return what is equal for the values that a constraint takes for equal."""
+    match value:
+        case str():
+            return value if collation.upper() == "BINARY" else (collation, collate(value.encode(), collation))
+        case RawText(data):
+            return value if collation.upper() == "BINARY" else (collation, collate(data, collation))
+        case _:
+            return value  # Python, too, takes 1 and 1.0 for equal, whatever their size
+
+
+def decide_claims(
+    rows: Mapping[bytes, Row], constraints: Constraints, resolved: Callable[[bytes], bytes]
+) -> list[tuple[bytes, bytes]]:
+    """Set `held`, `winner` and `claims` of all rows; return which rows met (held, winner).
+
+    Args:
+        rows: By key.
+        constraints: The schema's.
+        resolved: Returns which row a key means now: the one that it is held for, or itself.
+    """
+    waiting: dict[bytes, int] = {}
+    followers: dict[bytes, list[bytes]] = {}
+    ready: list[tuple[tuple[Stamp, bytes], bytes]] = []
+    for row in rows.values():
+        row.held, row.winner, row.claims = False, b"", ()
+        if row.item is None:
+            continue
+        if row.broken > 1:
+            row.held = True
+        elif constraints.unique[row.table.name]:
+            parents = waited_for(row, rows, constraints)
+            for parent in parents:
+                followers.setdefault(parent, []).append(row.key)
+            waiting[row.key] = len(parents)
+            if not parents:
+                ready.append((constraints.order(row), row.key))
+    heapq.heapify(ready)
+    taken: dict[Claim, bytes] = {}
+    met: list[tuple[bytes, bytes]] = []
+    while waiting:
+        # Rows that refer to each other in a circle wait for ever: the first of them goes ahead.
+        key = heapq.heappop(ready)[1] if ready else min(waiting, key=lambda k: constraints.order(rows[k]))
+        if waiting.pop(key, None) is None:
+            continue
+        row = rows[key]
+        row.claims = claims_of(row, constraints, resolved)
+        holders = [taken[claim] for claim in row.claims if claim in taken]
+        if holders:
+            row.held, row.winner = True, holders[0]
+            met += [(key, holder) for holder in holders]
+        else:
+            taken.update(dict.fromkeys(row.claims, key))
+        for follower in followers.get(key, ()):
+            if follower in waiting:
+                waiting[follower] -= 1
+                if not waiting[follower]:
+                    heapq.heappush(ready, (constraints.order(rows[follower]), follower))
+    return met
+
+
+def waited_for(row: Row, rows: Mapping[bytes, Row], constraints: Constraints) -> set[bytes]:
+    """Return the rows that must be decided before a row, because its unique columns refer to them."""
+    found = set()
+    for column, root in constraints.parents[row.table.name]:
+        parent = parent_of(root, row.cells.get(column))
+        other = rows.get(parent) if parent is not None else None
+        if other is not None and other is not row and other.item is not None and other.broken <= 1:
+            found.add(other.key)
+    return found
+
+
+def decide_numbers(firsts: Iterable[Row], later: Iterable[Row], taken: Callable[[Row, Place], bool]) -> None:
+    """Set `number` of rows of tables with births.
+
+    Args:
+        firsts: They have the numbers that they were born with.
+        later: Another row was born with the same number before.
+        taken: Returns whether a fresh number is another row's, of those that are not among these.
+    """
+    used: set[tuple[str, Place]] = set()
+    for row in firsts:
+        row.number = born_with(row)
+        used.add((row.table.name, row.number))
+    for row in sorted(later, key=birth_order):
+        attempt = 0
+        while True:
+            place = fresh_place(row, attempt)
+            if (row.table.name, place) not in used and not taken(row, place):
+                break
+            attempt += 1
+        row.number = place
+        used.add((row.table.name, place))
+
+
+def birth_order(row: Row) -> tuple[bytes, bytes]:
+    """Return a row's place in the order in which numbers are given out: rows without a birth come first."""
+    return (row.at.birth, row.key)
+
+
+def fresh_place(row: Row, attempt: int) -> Place:
+    """Return a number that a row gets where its own is another row's."""
+    (born,) = born_with(row)
+    return (fresh_pk(row.table.name, int(born), row.at.birth, attempt),)  # type: ignore[arg-type]
+
+
+def born_with(row: Row) -> Place:
+    """Return the number that a row was inserted with."""
+    return tuple(as_value(part) for part in row.at.pk)

@@ -1,0 +1,218 @@
+"""Rows of the app's tables as they are: read and written inside one transaction, value for value.
+
+Values are bound with their types and never quoted into SQL: floats are exact, texts may hold NUL, and a text that is
+no UTF-8 goes in as a cast of its bytes. A row that is there is updated, one that is not is inserted, never
+REPLACEd (that would delete other rows, and what refers to them); which of the two it is was looked up in the same
+transaction. `OR ABORT` overrules an ON CONFLICT clause in the table's own definition.
+"""
+
+# ruff: noqa: S608 - names are quoted, values are bound.
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apsw
+
+from p2psyncd.sources.database.names import quoted
+from p2psyncd.sources.database.schema import Table
+from p2psyncd.sources.database.values import RawText, Value
+
+__all__ = ["Rows"]
+
+Place = tuple[Value, ...]
+
+
+class TableRows:
+    """The statements of one table."""
+
+    def __init__(self, connection: apsw.Connection, table: Table) -> None:
+        self.connection = connection
+        self.table = table
+        self.columns = tuple(column.name for column in table.stored)
+        self.affinities = {column.name: affinity(column.type, strict=table.strict) for column in table.stored}
+        self.name = f"main.{quoted(table.name)}"
+        self.where = " AND ".join(f"{quoted(column)} IS ?" for column in table.pk)
+        self.selected = ", ".join(quoted(column) for column in self.columns)
+        self.select = f"SELECT {self.selected} FROM {self.name} WHERE {self.where}"
+        self.delete = f"DELETE FROM {self.name} WHERE {self.where}"
+        keys = ", ".join(quoted(column) for column in table.pk)
+        self.keys = f"SELECT {keys} FROM {self.name} WHERE "
+
+    def read(self, place: Place) -> dict[str, Value] | None:
+        """Return a row's values; None if there is none."""
+        select, bindings = bound(self.select, place)
+        try:
+            row = self.connection.execute(select, bindings).fetchone()
+        except UnicodeDecodeError:
+            typed = select.replace(self.selected, self.raw(self.columns), 1)
+            row = raw_row(self.connection.execute(typed, bindings).fetchall()[0])
+        return None if row is None else dict(zip(self.columns, row, strict=True))
+
+    def keeps(self, values: Mapping[str, Value]) -> bool:
+        """Return whether the table stores values as they are: what one of another schema held may be converted."""
+        return all(keeps(self.affinities[name], value) for name, value in values.items())
+
+    def all(self) -> Iterator[dict[str, Value]]:
+        """Yield the values of every row, in the order of the keys."""
+        rest = f"FROM {self.name} ORDER BY {', '.join(quoted(column) for column in self.table.pk)}"
+        read = 0
+        try:
+            for row in self.connection.execute(f"SELECT {self.selected} {rest}"):
+                yield dict(zip(self.columns, row, strict=True))
+                read += 1
+        except UnicodeDecodeError:
+            typed = self.connection.execute(
+                f"SELECT {self.raw(self.columns)} {rest} LIMIT -1 OFFSET ?", (read,)
+            )
+            for row in typed:
+                yield dict(zip(self.columns, raw_row(row), strict=True))
+
+    def find(self, condition: str, values: Place) -> list[Place]:
+        """Return the key values of the rows that fulfil a condition."""
+        statement, bindings = bound(self.keys + condition, values)
+        try:
+            return [tuple(row) for row in self.connection.execute(statement, bindings)]
+        except UnicodeDecodeError:
+            keys = self.raw(self.table.pk)
+            statement = statement.replace(self.keys, f"SELECT {keys} FROM {self.name} WHERE ", 1)
+            return [raw_row(row) for row in self.connection.execute(statement, bindings)]
+
+    def raw(self, columns: Sequence[str]) -> str:
+        """Return what to select where a text may be no UTF-8: each column's type, and a text's bytes."""
+        names = [quoted(column) for column in columns]
+        return ", ".join(
+            f"typeof({name}), iif(typeof({name}) = 'text', CAST({name} AS BLOB), {name})" for name in names
+        )
+
+
+class Rows:
+    """The rows of all tables that a transaction deals with."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
+        self.tables: dict[str, TableRows] = {}
+
+    def table(self, table: Table) -> TableRows:
+        """Return the statements of a table."""
+        found = self.tables.get(table.name)
+        if found is None:
+            found = self.tables[table.name] = TableRows(self.connection, table)
+        return found
+
+    def read(self, table: Table, place: Place) -> dict[str, Value] | None:
+        """Return the values of a row, without generated columns; None if there is none."""
+        return self.table(table).read(place)
+
+    def find(
+        self, table: Table, columns: Sequence[str], values: Place, collations: Sequence[str] = ()
+    ) -> list[Place]:
+        """Return the key values of the rows with these values in some columns.
+
+        Args:
+            table: The table.
+            columns: Their names.
+            values: What to look for.
+            collations: How to compare; as the columns were declared if there are none.
+        """
+        compared = [f" COLLATE {collation}" for collation in collations] or [""] * len(columns)
+        condition = " AND ".join(
+            f"{quoted(column)}{collation} = ?" for column, collation in zip(columns, compared, strict=True)
+        )
+        return self.table(table).find(condition, values)
+
+    def all(self, table: Table) -> Iterator[dict[str, Value]]:
+        """Yield the values of every row of a table, in the order of the keys."""
+        return self.table(table).all()
+
+    def delete(self, table: Table, places: Iterable[Place]) -> None:
+        """Delete rows."""
+        self.run(self.table(table).delete, places)
+
+    def insert(self, table: Table, columns: Sequence[str], rows: Iterable[Place]) -> None:
+        """Insert rows.
+
+        Raises:
+            apsw.ConstraintError: One breaks a constraint.
+        """
+        names = ", ".join(quoted(column) for column in columns)
+        marks = ", ".join("?" * len(columns))
+        self.run(f"INSERT OR ABORT INTO {self.table(table).name} ({names}) VALUES ({marks})", rows)
+
+    def update(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Place, Place]]) -> None:
+        """Update columns of rows: (new values, key values); errors as `insert`."""
+        of = self.table(table)
+        names = ", ".join(f"{quoted(column)} = ?" for column in columns)
+        self.run(
+            f"UPDATE OR ABORT {of.name} SET {names} WHERE {of.where}", ((*new, *place) for new, place in rows)
+        )
+
+    def run(self, sql: str, rows: Iterable[Place]) -> None:
+        """Run a statement for many bindings; those with a text that is no UTF-8 one by one."""
+        plain: list[Place] = []
+        for row in rows:
+            if RawText in map(type, row):
+                self.connection.execute(*bound(sql, row))
+            else:
+                plain.append(row)
+        if plain:
+            self.connection.executemany(sql, plain)
+
+
+def bound(sql: str, values: Sequence[Value]) -> tuple[str, Sequence[object]]:
+    """Return a statement and what to bind: casts in place of the marks of texts that are no UTF-8."""
+    if RawText not in map(type, values):
+        return sql, values
+    # Only these statements' own marks are outside of quotes: a column's name may hold a question mark.
+    parts, quote, at = [], False, 0
+    for character in sql:
+        quote ^= character == '"'
+        if character == "?" and not quote:
+            parts.append("CAST(? AS TEXT)" if isinstance(values[at], RawText) else "?")
+            at += 1
+        else:
+            parts.append(character)
+    return "".join(parts), [value.data if isinstance(value, RawText) else value for value in values]
+
+
+def affinity(kind: str, *, strict: bool) -> str:
+    """Return the affinity of a column of a declared type, as SQLite's documentation tells."""
+    kind = kind.upper()
+    if strict and kind == "ANY":
+        return "BLOB"
+    if "INT" in kind:
+        return "INTEGER"
+    if any(part in kind for part in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if not kind or "BLOB" in kind:
+        return "BLOB"
+    return "REAL" if any(part in kind for part in ("REAL", "FLOA", "DOUB")) else "NUMERIC"
+
+
+def keeps(affinity_here: str, value: Value) -> bool:
+    """Return whether a column surely stores a value as it is."""
+    kind = type(value)
+    if value is None or kind is bytes or affinity_here == "BLOB":
+        return True
+    if affinity_here == "TEXT":
+        return kind is str or kind is RawText
+    if affinity_here == "REAL":
+        return kind is float and value != 0  # -0.0 becomes 0.0
+    if kind is str:
+        return not value or value[0].isalpha()  # type: ignore[index, union-attr]
+    return kind is int or (kind is float and not value.is_integer())  # type: ignore[union-attr]
+
+
+def raw_row(row: Sequence[Any]) -> Place:
+    """Return the values of a row that was read with each column's type."""
+    return tuple(
+        text_of(value) if kind == "text" else value for kind, value in zip(row[::2], row[1::2], strict=True)
+    )
+
+
+def text_of(data: bytes) -> str | RawText:
+    """Return the text that some bytes are."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return RawText(data)
