@@ -21,6 +21,7 @@ import ctypes
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -43,13 +44,20 @@ from p2psyncd.errors import (
 
 __all__ = ["DatabaseAccess", "DatabaseFile", "Identity", "check_new_database", "is_database"]
 
-# Long enough for any transaction that does not wait for a person, short enough not to keep a share's thread.
-BUSY_MS = 1000
-# An app that kept its lock once does so for as long as it runs; it is asked again and again.
-LOCKED_MS = 50
+# An app that writes without a pause leaves gaps of 0.1 ms between its transactions in a rollback journal: SQLite's own
+# busy handler, which sleeps up to 100 ms, did not meet one in 5 s.
+ASKED_EACH_S = 0.0005
+# An app waits for its turn with sleeps of up to 100 ms, and nobody hands the lock over: of two transactions here, the second
+# gives it half the time of the first, at most one such sleep. Back to back, an app waited for more than 5 s.
+TURN, TURN_S_MAX = 0.5, 0.1
+# For about a second: long enough for any transaction that does not wait for a person, and no share's thread hangs.
+TRIES = 2000
+# An app that kept its lock so long mostly keeps it for as long as it runs; it is asked again and again.
+TRIES_LOCKED = 400
 # Never made by us, and no symlink in any part of the path: that was resolved when the share was added.
 FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOFOLLOW
-CANTOPEN_SYMLINK = 1550
+# What SQLite means by its extended codes; apsw has no classes for them.
+CANTOPEN_SYMLINK, IOERR_DELETE = 1550, 2570
 FILE_MODE = 0o600
 
 
@@ -119,19 +127,22 @@ class Translation:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Translate an error, if there was one."""
+        code = getattr(error, "extendedresult", 0)
         match error:
             case apsw.BusyError() | apsw.LockedError():
-                raise DatabaseBusy(f"{self.path} is locked") from error
+                raise DatabaseBusy(f"an app keeps {self.path} locked") from error
             case apsw.NotADBError():
                 raise NotADatabase(str(self.path)) from error
             case apsw.CorruptError():
                 raise DatabaseDamaged(f"{self.path}: {error}") from error
-            case apsw.CantOpenError() if getattr(error, "extendedresult", 0) == CANTOPEN_SYMLINK:
+            case apsw.CantOpenError() if code == CANTOPEN_SYMLINK:
                 raise ShareHeld(f"{self.path} leads through a symlink now") from error
             case apsw.CantOpenError() if not self.path.exists():
                 raise ShareHeld(missing(self.path)) from error
             case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
                 raise DatabaseNotWritable(f"{self.path} ({error})") from error
+            case apsw.IOError() if code == IOERR_DELETE:
+                raise DatabaseNotWritable(f"{self.path} (its journal cannot be removed)") from error
             case apsw.FullError():
                 raise OSError(errno.ENOSPC, "No space left for the database", str(self.path)) from error
             case apsw.IOError():
@@ -151,6 +162,9 @@ class DatabaseFile:
         self.prepare = prepare
         self.identity: Identity | None = None
         self.locked = False
+        self.tries = TRIES
+        self.turn_s = 0.0
+        """Until when it is an app's turn to write."""
         self.translated = Translation(path)
 
     def look(self) -> Identity | None:
@@ -181,12 +195,14 @@ class DatabaseFile:
     @contextmanager
     def writing(self, *, quiet: bool) -> Iterator[apsw.Connection]:
         """See `DatabaseAccess`."""
+        time.sleep(max(0.0, self.turn_s - time.monotonic()))  # noqa: TID251  (a worker thread waits)
         with self.connected() as connection:
             if quiet:
                 connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
             if connection.readonly("main"):
                 raise DatabaseNotWritable(str(self.path))
             connection.execute("BEGIN IMMEDIATE")
+            since_s = time.monotonic()
             self.locked = False
             try:
                 self.check(connection)
@@ -196,6 +212,8 @@ class DatabaseFile:
                 connection.execute("COMMIT")
             finally:
                 self.roll_back(connection)
+                now_s = time.monotonic()
+                self.turn_s = now_s + min(TURN_S_MAX, TURN * (now_s - since_s))
 
     def snapshot_to(self, target: Path) -> None:
         """See `DatabaseAccess`."""
@@ -236,7 +254,7 @@ class DatabaseFile:
             if self.look() is None:
                 raise ShareHeld(missing(self.path))
             try:
-                connection = connect(self.path, LOCKED_MS if self.locked else BUSY_MS)
+                connection = connect(self.path, min(self.tries, TRIES_LOCKED) if self.locked else self.tries)
                 try:
                     if self.prepare is not None:
                         self.prepare(connection)
@@ -261,10 +279,24 @@ class DatabaseFile:
             connection.execute("ROLLBACK")
 
 
-def connect(path: Path, busy_ms: int) -> apsw.Connection:
+class Patience:
+    """A busy handler: asks for the lock again and again, but not for ever."""
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+
+    def __call__(self, tried: int) -> bool:
+        """Return whether to try again."""
+        if tried >= self.tries:
+            return False
+        time.sleep(ASKED_EACH_S)  # noqa: TID251  (a worker thread waits)
+        return True
+
+
+def connect(path: Path, tries: int) -> apsw.Connection:
     """Return a connection to an existing file, with settings that are safe with a file of any origin."""
     connection = apsw.Connection(f"{path.as_uri()}?mode=rw", flags=FLAGS)
-    connection.set_busy_timeout(busy_ms)
+    connection.set_busy_handler(Patience(tries))
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 0)
@@ -329,8 +361,9 @@ def check_new_database(path: Path) -> Path:
     if status.st_nlink > 1:
         # SQLite names the journal after the name that a program opened: two names, two journals, a damaged file.
         raise NotAFolder(f"{real} has {status.st_nlink} names (hard links), which SQLite cannot keep apart")
-    if not os.access(real, os.R_OK | os.W_OK) or not os.access(real.parent, os.W_OK | os.X_OK):
-        raise DatabaseNotWritable(str(real))
+    for needed, rights in ((real, os.R_OK | os.W_OK), (real.parent, os.R_OK | os.W_OK | os.X_OK)):
+        if not os.access(needed, rights, effective_ids=True):
+            raise DatabaseNotWritable(str(needed))
     with DatabaseFile(real).reading() as connection:
         if connection.readonly("main"):
             raise DatabaseNotWritable(str(real))
