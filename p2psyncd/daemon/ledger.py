@@ -7,7 +7,7 @@ newer (keep ours), or the two are concurrent (the source merges them; see `sourc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from p2psyncd.core.clock import Clock
@@ -306,13 +306,14 @@ class Ledger:
         for item in missing:
             page.put_pending(Pending(item=item, base=None))
 
-    def reopen(self, keys: Sequence[bytes]) -> None:
-        """Make live items pending again, without a base."""
-        page = self.page(keys)
+    def reopen(self, shown: Mapping[bytes, bytes]) -> None:
+        """Make live items pending again, with what is shown instead as their base (empty: nothing is)."""
+        page = self.page(list(shown))
         with self.store.transaction():
             for key, stored in list(page.stored.items()):
                 if stored.item.live and page.applied(key) is not None:
-                    page.put_pending(Pending(item=stored.item, base=None))
+                    base = Stored(item=stored.item, state=shown[key]) if shown[key] else None
+                    page.put_pending(Pending(item=stored.item, base=base))
             self.write(page)
 
     # Remote versions

@@ -238,8 +238,10 @@ class Replica:
         """Make observations versions."""
 
         def write() -> None:
-            confirmed = self.source.confirm(observations)
-            self.settle_now(self.ledger.record(confirmed))
+            changed = self.ledger.record(self.source.confirm(observations))
+            self.settle_now(changed)
+            if changed:
+                self.restate(self.source.reshow(changed))
 
         await self.step(write)
 
@@ -473,10 +475,14 @@ class Replica:
         outcomes = self.source.apply(still)
         dots: dict[bytes, Dot] = {p.item.key: p.item.dot for p in still}
         with self.store.transaction():
-            self.store.set_state([(o.key, o.state) for o in outcomes if isinstance(o, Restated)])
+            self.restate(outcomes)
             self.store.settle([(o.key, dots[o.key], o.state) for o in outcomes if isinstance(o, Applied)])
             self.store.fail([(o.key, o.reason) for o in outcomes if isinstance(o, Failed)])
         return outcomes
+
+    def restate(self, outcomes: Sequence[Outcome]) -> None:
+        """Note what is shown differently now; blocks."""
+        self.store.set_state([(o.key, o.state) for o in outcomes if isinstance(o, Restated)])
 
     # Reading
 

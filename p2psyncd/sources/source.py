@@ -65,12 +65,14 @@ class ItemError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unapplied:
-    """An item that the store lists as applied though nothing here stands for it.
+    """An item that the store lists as applied though nothing here stands for it, or something else does.
 
-    It was ignored when it came, and is not any more: the replica makes it pending again, without a base.
+    It was ignored when it came, or had no place here, and that is not so any more: the replica makes it pending again.
     """
 
     key: bytes
+    shown: bytes = b""
+    """Fingerprint of what is there instead, of which nothing is to be kept; empty if nothing is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +256,13 @@ class Source(Protocol):
 
         A function of the merged versions: whoever makes these writes, they are equal. Keys that changed are given
         from one moment of the device that changed them.
+        """
+        ...
+
+    def reshow(self, changed: Collection[bytes]) -> list[Outcome]:
+        """Put in place what local changes have consequences for; return only what is `Restated` by it.
+
+        Called under the replica's lock, when they are recorded.
         """
         ...
 

@@ -170,6 +170,9 @@ class MemorySource:
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         return []
 
+    def reshow(self, changed: Collection[bytes]) -> list[Outcome]:
+        return []
+
     def is_conflict(self, key: bytes) -> bool:
         return is_conflict(key)
 

@@ -253,6 +253,10 @@ class FolderSource:
         """Return nothing: the shape of a tree is the engine's to settle."""
         return []
 
+    def reshow(self, changed: Collection[bytes]) -> list[Outcome]:
+        """Return nothing: what is in one file has no consequences for others."""
+        return []
+
     def is_conflict(self, key: bytes) -> bool:
         """Return whether a key names a conflict copy."""
         return is_conflict(key)

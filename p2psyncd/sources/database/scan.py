@@ -1,0 +1,492 @@
+"""Finding what apps have changed: hinted rows, or all of them, held against what the store lists.
+
+A scan reads the store first and the file second, each as of one moment. What is applied in between is then in the
+file and not in the states that were read: such a finding is dropped when it is to be recorded, because the store
+says something else by then. The other way round, a remote row would pass for the app's own.
+
+Rows are looked up twice: first all of them get their keys (rows that were just inserted their birth), then their
+cells are made, in which a reference names the row that it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import apsw
+from blake3 import blake3
+
+from p2psyncd.core.ids import ActorId
+from p2psyncd.core.item import Draft, Item, Kind
+from p2psyncd.core.storage import Stored
+from p2psyncd.sources.database.hints import Hint
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, new_birth, pack_key, unpack_key
+from p2psyncd.sources.database.row import (
+    UNENFORCED,
+    draft,
+    edited,
+    inserted,
+    removed,
+    revived,
+    state_of,
+)
+from p2psyncd.sources.database.rows import Rows
+from p2psyncd.sources.database.schema import ForeignKey, Schema, SchemaObject, Table, quoted
+from p2psyncd.sources.database.show import HELD, Catalogue, Identities, Place, Places, View, natural
+from p2psyncd.sources.database.values import Cell, Ref, Value, column_hash, row_hash, same_cell
+from p2psyncd.sources.source import ItemError, Observation, Unapplied
+from p2psyncd.wire.records import ROW_BYTES_MAX
+
+__all__ = ["Look", "Scanner", "object_cells", "object_key"]
+
+HASH_BYTES = 8
+PAGE_ROWS = 500
+# A row's item must fit into a frame with its key and vector.
+META_BYTES_MAX = ROW_BYTES_MAX - 64 * 1024
+# Conditions with more values are more than SQLite likes to plan.
+IN_MAX = 500
+
+Finding = Observation | ItemError | Unapplied
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What to look at, and how."""
+
+    hints: Sequence[Hint] = ()
+    compare: Collection[str] = ()
+    """Tables of which every row is compared, hinted or not."""
+    known: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """The tables that were looked at before, and the columns that they had."""
+    baseline: bool = False
+    """Whether this is what was there before the share was."""
+    catch_up: bool = False
+    """Whether what differs is older, and gives way to what the store knows."""
+
+
+class Sighting(NamedTuple):
+    """A row of the file, or the lack of one."""
+
+    table: Table
+    place: Place
+    values: dict[str, Value] | None
+    key: bytes
+    listed: bytes
+    """The state that the store lists for the key; empty if nothing is applied."""
+    ms: int
+
+
+class Scanner:
+    """One scan: reads inside one transaction of the file, after one moment of the store."""
+
+    def __init__(
+        self, connection: apsw.Connection, store: Catalogue, schema: Schema, actor: ActorId, now_ms: int
+    ) -> None:
+        self.connection = connection
+        self.store = store
+        self.schema = schema
+        self.actor = actor
+        self.now_ms = now_ms
+        self.rows = Rows(connection)
+        self.places = Places.load(store)
+        self.identities = Identities(schema, self.places, View(store))
+        self.born: dict[tuple[str, int], bytes] = {}
+        """Births given in this scan, by table and number."""
+        self.agreed: list[Hint] = []
+        """Hints about rows that are as the store has them."""
+        self.defaults: dict[tuple[str, str], Value] = {}
+
+    def look(self, look: Look) -> Iterator[Finding]:
+        """Yield what differs."""
+        yield from self.look_at_schema(baseline=look.baseline)
+        sightings: list[Sighting] = []
+        hinted: dict[tuple[str, Place], Hint] = {}
+        for hint in look.hints:
+            table = self.schema.tables.get(hint.table)
+            if table is None:
+                continue
+            hinted[hint.table, hint.pk] = hint
+            if hint.table not in look.compare:
+                found = self.sight(table, hint.pk, hint.ms)
+                if found is None or found.listed == self.state_in(found):
+                    self.agreed.append(hint)
+                else:
+                    sightings.append(found)
+        if look.compare:
+            yield from self.compare(look, hinted)
+        for at in range(0, len(sightings), PAGE_ROWS):
+            yield from self.findings(sightings[at : at + PAGE_ROWS], look)
+
+    def state_in(self, sighting: Sighting) -> bytes:
+        """Return the state of what is in the file."""
+        return row_hash(sighting.values) if sighting.values is not None else b""
+
+    # Hinted rows
+
+    def sight(self, table: Table, place: Place, ms: int) -> Sighting | None:
+        """Look at one place; None if nothing is there and nothing was."""
+        values = self.rows.read(table, place)
+        if values is not None:
+            # A key that is equal under its collation: the row's own spelling counts.
+            place = tuple(values[column] for column in table.pk)
+        key = self.identities.at(table, place)
+        if key is None:
+            if values is None:
+                return None
+            key = self.new_key(table, place, ms)
+            return Sighting(table, place, values, key, self.listed(key), ms)
+        return Sighting(table, place, values, key, self.listed(key), ms)
+
+    def listed(self, key: bytes) -> bytes:
+        """Return the state that the store lists for a key."""
+        stored = self.identities.view.applied(key)
+        return stored.state if stored is not None else b""
+
+    def new_key(self, table: Table, place: Place, ms: int | None) -> bytes:
+        """Return the key of a row that the store knows nothing of; without a birth if `ms` is None."""
+        if table.has_births(self.schema) and isinstance(place[0], int):
+            if ms is None:
+                return pack_key(table.name, place)
+            birth = new_birth(ms, self.actor)
+            self.born[table.name, place[0]] = birth
+            return pack_key(table.name, place, birth)
+        cells = tuple(self.cell(table, column, value) for column, value in zip(table.pk, place, strict=True))
+        by_name = {column.name: column.collation for column in table.columns}
+        return pack_key(table.name, cells, collations=tuple(by_name[column] for column in table.pk))
+
+    def cell(self, table: Table, column: str, value: Value) -> Cell:
+        """Return a value as an item has it: a reference names the row that it means."""
+        parent = self.identities.roots.get((table.name, column))
+        if parent is None or type(value) is not int:
+            return value
+        birth = self.born.get((parent, value))
+        if birth is not None:
+            return Ref(value, birth)
+        key = self.identities.at(self.schema.tables[parent], (value,))
+        if key is None:
+            return value
+        at = unpack_key(key)
+        number = at.pk[0] if at.pk else None
+        if at.birth and isinstance(number, int):
+            return Ref(number, at.birth)
+        # Shown elsewhere than its key says: the key's number is what everybody means.
+        return number if isinstance(number, int) else value
+
+    # All rows
+
+    def compare(self, look: Look, hinted: Mapping[tuple[str, Place], Hint]) -> Iterator[Finding]:
+        """Yield what differs in whole tables, parents before their children."""
+        for table in in_order(self.schema, look.compare):
+            yield from self.compare_table(table, look, hinted)
+        present = [
+            row.item.key
+            for row in self.store.withheld()
+            if (name := unpack_key(row.item.key).table) in look.compare
+            and (
+                name not in look.known
+                or {c.name for c in self.schema.tables[name].columns} - set(look.known[name])
+            )
+        ]
+        for key in present:
+            if key not in self.places.held:
+                yield Unapplied(key=key)
+
+    def compare_table(
+        self, table: Table, look: Look, hinted: Mapping[tuple[str, Place], Hint]
+    ) -> Iterator[Finding]:
+        """Yield what differs in one table."""
+        listed = self.listed_rows(table)
+        births = table.has_births(self.schema)
+        first = table.name not in look.known
+        page: list[Sighting] = []
+        for values in self.rows.all(table):
+            place = tuple(values[column] for column in table.pk)
+            hint = hinted.get((table.name, place))
+            entry = listed.pop(place[0] if births else self.plain_key(table, place), None)
+            if entry is None:
+                ms = hint.ms if hint is not None else None if first else self.now_ms
+                key = self.new_key(table, place, ms)
+                page.append(Sighting(table, place, values, key, b"" if first else self.listed(key), ms or 0))
+            elif entry[1] != row_hash(values):
+                page.append(Sighting(table, place, values, *entry, hint.ms if hint is not None else 0))
+            elif hint is not None:
+                self.agreed.append(hint)
+            if len(page) >= PAGE_ROWS:
+                yield from self.findings(page, look)
+                page = []
+        for key, state in listed.values():
+            place = self.places.moved.get(key) or natural(unpack_key(key))
+            hint = hinted.get((table.name, place))
+            page.append(Sighting(table, place, None, key, state, hint.ms if hint is not None else 0))
+        for at in range(0, len(page), PAGE_ROWS):
+            yield from self.findings(page[at : at + PAGE_ROWS], look)
+
+    def plain_key(self, table: Table, place: Place) -> bytes:
+        """Return under which key a row is listed, if it is."""
+        return self.identities.at(table, place) or self.new_key(table, place, None)
+
+    def listed_rows(self, table: Table) -> dict[object, tuple[bytes, bytes]]:
+        """Return (key, state) of a table's shown rows: by number where they have births, else by key."""
+        births = table.has_births(self.schema)
+        found: dict[object, tuple[bytes, bytes]] = {}
+        prefix = pack_key(table.name, (0,)).partition(b"/")[0]
+        for row in self.store.below(prefix):
+            if row.state in {b"", HELD}:
+                continue
+            if births:
+                place = self.places.moved.get(row.key) or unpack_key(row.key).pk
+                found[place[0]] = (row.key, row.state)
+            else:
+                found[row.key] = (row.key, row.state)
+        return found
+
+    # From rows to findings
+
+    def findings(self, page: Sequence[Sighting], look: Look) -> Iterator[Finding]:
+        """Yield what some sightings that differ from the store mean."""
+        keys = [sighting.key for sighting in page]
+        known = self.store.get_many(keys)
+        waiting = self.store.pending_of(keys)
+        orphaned = self.left_orphans([one for one in page if one.values is None])
+        for one in page:
+            pending, stored = waiting.get(one.key), known.get(one.key)
+            base = pending.base if pending is not None else stored
+            finding = (
+                self.catch_up(one, stored)
+                if look.catch_up and stored is not None
+                else self.finding(one, base, stored, look, orphaned=one.key in orphaned)
+            )
+            if isinstance(finding, Observation) and len(finding.draft.meta) > META_BYTES_MAX:
+                size = len(finding.draft.meta) // 1024
+                finding = ItemError(
+                    key=one.key,
+                    reason=f"the row holds {size} KiB; rows above {META_BYTES_MAX // 1024} KiB do not travel",
+                )
+            if finding is not None:
+                yield finding
+
+    def catch_up(self, one: Sighting, stored: Stored) -> Finding | None:
+        """Return that a row is to be brought up to what the store knows; None for a row that is to go."""
+        return Unapplied(key=one.key, shown=self.state_in(one)) if stored.item.live else None
+
+    def finding(
+        self, one: Sighting, base: Stored | None, stored: Stored | None, look: Look, *, orphaned: bool
+    ) -> Finding | None:
+        """Return what one sighting means."""
+        if one.values is None:
+            if base is None or not base.item.live:
+                return None
+            gone = removed(base.item, UNENFORCED if orphaned else 0)
+            return self.observation(one, draft(one.key, gone))
+        state = row_hash(one.values)
+        if base is None or not base.item.live:
+            cells = {column: self.cell(one.table, column, value) for column, value in one.values.items()}
+            self.name_itself(one, cells)
+            if look.baseline and stored is None and not unpack_key(one.key).birth:
+                made = draft(one.key, inserted(cells))
+                return self.observation(one, with_digest(made), baseline=True)
+            flags = UNENFORCED if self.is_orphan(one.table, one.values) else 0
+            if stored is not None and not stored.item.live:
+                return self.observation(one, draft(one.key, revived(stored.item, cells)))
+            return self.observation(one, draft(one.key, inserted(cells, flags)))
+        changes, wanting = self.changes(one, base, look)
+        if wanting and not changes:
+            return Unapplied(key=one.key, shown=state)
+        if not changes:
+            return self.observation(one, as_draft(base.item))
+        return self.observation(one, draft(one.key, edited(base.item, changes)))
+
+    def name_itself(self, one: Sighting, cells: dict[str, Cell]) -> None:
+        """Let a row with a birth have the number in its cells that its key has."""
+        number = unpack_key(one.key).pk
+        if len(one.table.pk) == 1 and number and one.table.has_births(self.schema):
+            cells[one.table.pk[0]] = number[0]
+
+    def changes(self, one: Sighting, base: Stored, look: Look) -> tuple[dict[str, Cell], bool]:
+        """Return what the app changed in a row, and whether new columns wait for values that the item has."""
+        assert one.values is not None
+        names = sorted(one.values)
+        changes: dict[str, Cell] = {}
+        if len(one.listed) == HASH_BYTES * len(names):
+            for place, column in enumerate(names):
+                now = column_hash(one.values[column])
+                if now != one.listed[HASH_BYTES * place : HASH_BYTES * (place + 1)]:
+                    changes[column] = self.cell(one.table, column, one.values[column])
+            return changes, False
+        # The table has other columns than it had: what a new one holds by default nobody wrote.
+        wanting = False
+        cells = state_of(base.item).cells
+        before = set(look.known.get(one.table.name, ()))
+        for column in names:
+            value = one.values[column]
+            cell = self.cell(one.table, column, value)
+            if column in cells and same_cell(cells[column], cell):
+                continue
+            if column not in before and same_cell(value, self.default(one.table, column)):
+                wanting |= column in cells
+                continue
+            changes[column] = cell
+        return changes, wanting
+
+    def default(self, table: Table, column: str) -> Value:
+        """Return what a column holds where nobody wrote it."""
+        place = (table.name, column)
+        if place not in self.defaults:
+            text = table.column(column).default
+            value: Value = None
+            if text is not None:
+                with suppress(apsw.SQLError):
+                    value = self.converted(table, column, text)
+            self.defaults[place] = value
+        return self.defaults[place]
+
+    def converted(self, table: Table, column: str, text: str) -> Value:
+        """Return a default as the column stores it."""
+        kind = table.column(column).type
+        value: Value
+        [(value,)] = self.connection.execute(
+            f"SELECT CAST(({text}) AS {kind})" if kind and not is_text(text) else f"SELECT ({text})"
+        )
+        return value
+
+    def observation(self, one: Sighting, made: Draft, *, baseline: bool = False) -> Observation:
+        """Return what was seen, for the ledger."""
+        return Observation(
+            draft=made,
+            state=self.state_in(one) if made.kind is not Kind.TOMBSTONE else b"",
+            base_state=one.listed,
+            changed_us=one.ms * 1000,
+            baseline=baseline,
+        )
+
+    # References
+
+    def is_orphan(self, table: Table, values: Mapping[str, Value]) -> bool:
+        """Return whether a row refers to something that is not in the file: its app does not enforce that."""
+        return any(
+            self.lacks_parent(foreign, values)
+            for foreign in table.foreign_keys
+            if foreign.parent in self.schema.tables
+        )
+
+    def lacks_parent(self, foreign: ForeignKey, values: Mapping[str, Value]) -> bool:
+        """Return whether a row refers to a parent that is not there."""
+        wanted = tuple(values.get(column) for column in foreign.columns)
+        if None in wanted:
+            return False
+        return not self.rows.find(self.schema.tables[foreign.parent], foreign.parent_columns, wanted)
+
+    def left_orphans(self, gone: Sequence[Sighting]) -> set[bytes]:
+        """Return which of the rows that are gone left rows behind that refer to them."""
+        found: set[bytes] = set()
+        for name in {one.table.name for one in gone}:
+            table = self.schema.tables[name]
+            if len(table.pk) != 1:
+                continue
+            keys = {one.place[0]: one.key for one in gone if one.table.name == name}
+            for child in self.schema.tables.values():
+                for foreign in child.foreign_keys:
+                    if foreign.parent == name and foreign.parent_columns == table.pk:
+                        found |= {
+                            keys[value]
+                            for value in self.referred(child, foreign, list(keys))
+                            if value in keys
+                        }
+        return found
+
+    def referred(self, child: Table, foreign: ForeignKey, values: Sequence[Value]) -> Iterator[Value]:
+        """Yield which of some values a table still refers to: a look at the table, not one a row."""
+        plain = [value for value in values if isinstance(value, int | str | bytes | float)]
+        column = quoted(foreign.columns[0])
+        for at in range(0, len(plain), IN_MAX):
+            part = plain[at : at + IN_MAX]
+            marks = ",".join("?" * len(part))
+            for (value,) in self.connection.execute(
+                f"SELECT DISTINCT {column} FROM main.{quoted(child.name)} WHERE {column} IN ({marks})",  # noqa: S608
+                part,
+            ):
+                yield value
+
+    # The schema itself
+
+    def look_at_schema(self, *, baseline: bool) -> Iterator[Finding]:
+        """Yield the tables, indexes, views and triggers that the app made, changed or took away."""
+        listed = {
+            row.key: row.state
+            for row in self.store.below(SCHEMA_TABLE.encode())
+            if row.state not in {b"", HELD}
+        }
+        here = {object_key(each): object_cells(each) for each in self.schema.objects}
+        states = {key: row_hash(cells) for key, cells in here.items()}
+        differing = [key for key, state in states.items() if listed.get(key) != state]
+        gone = [key for key in listed if key not in here]
+        known, waiting = self.store.get_many([*differing, *gone]), self.store.pending_of([*differing, *gone])
+        for key in (*differing, *gone):
+            pending, stored = waiting.get(key), known.get(key)
+            base = pending.base if pending is not None else stored
+            applied = base.state if base is not None else b""
+            cells: dict[str, Cell] = dict(here.get(key, {}))
+            digest = False
+            if key not in here:
+                if base is None or not base.item.live:
+                    continue
+                made = draft(key, removed(base.item))
+            elif stored is None and baseline:
+                made, digest = with_digest(draft(key, inserted(cells))), True
+            elif base is not None and base.item.live:
+                now = state_of(base.item).cells
+                changes = {name: cell for name, cell in cells.items() if not same_cell(cell, now.get(name))}
+                made = draft(key, edited(base.item, changes)) if changes else as_draft(base.item)
+            elif stored is not None and not stored.item.live:
+                made = draft(key, revived(stored.item, cells))
+            else:
+                made = draft(key, inserted(cells))
+            state = b"" if key not in here else states[key]
+            yield Observation(draft=made, state=state, base_state=applied, changed_us=0, baseline=digest)
+
+
+def object_key(each: SchemaObject) -> bytes:
+    """Return the key of a table, index, view or trigger."""
+    return pack_key(SCHEMA_TABLE, (each.type, each.name))
+
+
+def object_cells(each: SchemaObject) -> dict[str, Value]:
+    """Return the cells of a table, index, view or trigger."""
+    return {"sql": each.sql, "table": each.table}
+
+
+def as_draft(item: Item) -> Draft:
+    """Return what an item says, as a draft that changes nothing."""
+    return Draft(key=item.key, kind=item.kind, digest=item.digest, size=item.size, meta=item.meta)
+
+
+def with_digest(made: Draft) -> Draft:
+    """Return a draft as a baseline: its entry in the trie tells its values, as its writer does not."""
+    return Draft(
+        key=made.key, kind=made.kind, digest=blake3(made.meta).digest(), size=made.size, meta=made.meta
+    )
+
+
+def in_order(schema: Schema, names: Collection[str]) -> list[Table]:
+    """Return tables so that parents come before their children, as far as there is such an order."""
+    ordered: dict[str, Table] = {}
+    visiting: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in ordered or name in visiting or name not in schema.tables:
+            return
+        visiting.add(name)
+        for foreign in schema.tables[name].foreign_keys:
+            visit(foreign.parent)
+        ordered[name] = schema.tables[name]
+
+    for name in sorted(schema.tables):
+        visit(name)
+    return [table for name, table in ordered.items() if name in names]
+
+
+def is_text(sql: str) -> bool:
+    """Return whether a default is written as a text or blob: these are stored as they are."""
+    return sql.lstrip("( ")[:1] in {"'", '"', "x", "X"}
