@@ -126,8 +126,16 @@ def removed(item: Item, flags: int = 0) -> RowState:
     state = state_of(item)
     if not state.live:
         raise ValueError("a row is deleted once")
-    lost = tuple(replace(one, deleted=True) for one in state.losers)
-    return replace(state, life=next_life(state), losers=lost, flags=flags)
+    return RowState(
+        life=next_life(state),
+        base=state.base,
+        stamps=state.stamps,
+        cells=state.cells,
+        losers=tuple(replace(one, deleted=True) for one in state.losers),
+        resolved=state.resolved,
+        image=state.image,
+        flags=flags,
+    )
 
 
 def revived(item: Item, cells: Mapping[str, Cell]) -> RowState:

@@ -13,7 +13,8 @@ All that is decoded is a peer's word, and is checked. The functions here are pur
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -58,10 +59,13 @@ LOSERS_MAX = 32
 RESOLVED_MAX = 64
 # state > losers > loser > cells > reference
 DEPTH_MAX = 6
-FIELDS = 8
+FIELDS_MIN, FIELDS_MAX, LOSERS_PLACE = 3, 8, 6
+EMPTY: tuple[Any, ...] = ((), 0, {}, (), ())
+"""What stands for the fields that may be left out: stamps, flags, image, losers, resolved."""
 WITHOUT_LOSERS, WITH_LOSERS = b"\x00", b"\x01"
-PLAIN = {type(None), str, bytes, float}
-"""Types that are their own wire form, whatever the value (but for the one float that is no number)."""
+UNBOUNDED = {type(None), str, bytes}
+"""Types whose values are all their own wire form."""
+ONLY_TEXT = {str}
 
 
 class Stamp(NamedTuple):
@@ -165,17 +169,18 @@ def refuse(what: str) -> ValueError:
 
 def take_stamp(packed: object) -> Stamp:
     """Return a checked stamp."""
-    match packed:
-        case [int(hlc), bytes(actor), int(seq)] if (
+    if type(packed) is list and len(packed) == 3:  # noqa: PLR2004
+        hlc, actor, seq = packed
+        if (
             type(hlc) is int
-            and type(seq) is int
             and 0 <= hlc <= HLC_MAX
+            and type(actor) is bytes
             and len(actor) == ACTOR_ID_BYTES
+            and type(seq) is int
             and 0 <= seq <= SEQ_MAX
         ):
             return Stamp(hlc, actor, seq)
-        case _:
-            raise refuse("a stamp")
+    raise refuse("a stamp")
 
 
 def take_cells(packed: object) -> dict[str, Cell]:
@@ -185,30 +190,21 @@ def take_cells(packed: object) -> dict[str, Cell]:
     names = list(packed)
     if not names:
         return packed
-    if set(map(type, names)) != {str} or names != sorted(names):
+    if set(map(type, names)) != ONLY_TEXT or names != sorted(names):
         raise refuse("names of columns")
-    # UTF-8 takes at most three times as many bytes as Python counts characters below U+10000, four above.
-    if max(map(len, names)) * 4 > NAME_BYTES_MAX and any(
-        len(name.encode()) > NAME_BYTES_MAX for name in names
+    # No character of UTF-8 takes more than four bytes.
+    if (
+        max(map(len, names)) > NAME_BYTES_MAX // 4
+        and max(len(name.encode()) for name in names) > NAME_BYTES_MAX
     ):
         raise refuse("a column's name is too long")
-    kinds = set(map(type, packed.values()))
-    if not kinds - PLAIN_OR_INTEGER and all_in_range(packed, kinds):
-        return packed
-    return {name: from_wire(value) for name, value in packed.items()}
-
-
-PLAIN_OR_INTEGER = PLAIN | {int}
-
-
-def all_in_range(packed: dict[str, Any], kinds: set[type]) -> bool:
-    """Return whether plain values are ones that SQLite has."""
-    if int in kinds or float in kinds:
-        for value in packed.values():
-            kind = type(value)
-            if (kind is int and not INTEGER_MIN <= value <= INTEGER_MAX) or (kind is float and isnan(value)):
-                return False
-    return True
+    for value in packed.values():
+        kind = type(value)
+        if kind not in UNBOUNDED and not (
+            INTEGER_MIN <= value <= INTEGER_MAX if kind is int else kind is float and not isnan(value)
+        ):
+            return {name: from_wire(value) for name, value in packed.items()}
+    return packed
 
 
 def take_list(packed: object, most: int) -> list[Any]:
@@ -218,21 +214,34 @@ def take_list(packed: object, most: int) -> list[Any]:
     return packed
 
 
-def take_stamps(packed: object, names: list[str], base: Stamp | None) -> dict[str, Stamp | None]:
-    """Return the checked sparse stamps."""
+def take_stamps(
+    packed: object, names: list[str], base: Stamp | None, own: Stamp | None
+) -> dict[str, Stamp | None]:
+    """Return the checked sparse stamps, with `own` for those that are the item's own."""
     stamps: dict[str, Stamp | None] = {}
     last: Stamp | None = None
-    for at, group in enumerate(take_list(packed, COLUMNS_MAX)):
+    count = len(names)
+    for group in take_list(packed, COLUMNS_MAX):
         if type(group) is not list or len(group) != 2:  # noqa: PLR2004
             raise refuse("stamps")
-        stamp = None if group[0] is None else take_stamp(group[0])
-        if stamp == base or (at and (stamp is None or (last is not None and stamp <= last))):
-            raise refuse("the order of stamps")
-        last = stamp
-        for place in take_list(group[1], COLUMNS_MAX):
-            if type(place) is not int or not 0 <= place < len(names) or names[place] in stamps:
+        packed_stamp, places = group
+        if packed_stamp is None:
+            stamp = own
+            if stamps or base is None:
+                raise refuse("the order of stamps")
+        else:
+            stamp = take_stamp(packed_stamp)
+            if stamp == base or (last is not None and stamp <= last):
+                raise refuse("the order of stamps")
+            last = stamp
+        before = -1
+        if not places:
+            raise refuse("a stamp of no column")
+        for place in take_list(places, COLUMNS_MAX):
+            if type(place) is not int or not before < place < count or names[place] in stamps:
                 raise refuse("the place of a stamp")
             stamps[names[place]] = stamp
+            before = place
     return stamps
 
 
@@ -240,13 +249,25 @@ def take_loser(packed: object) -> Loser:
     """Return a checked loser."""
     match packed:
         case [stamp, 0 | 1 as deleted, dict(cells)] if cells and type(deleted) is int:
-            return Loser(stamp=take_stamp(stamp), cells=take_cells(cells), deleted=bool(deleted))
+            return Loser(stamp=take_stamp(stamp), cells=take_cells(cells), deleted=deleted == 1)
         case _:
             raise refuse("a loser")
 
 
-EMPTY: tuple[Any, ...] = ([], 0, {}, [], [])
-"""What stands for the fields that are left out: stamps, flags, image, losers, resolved."""
+def take_losers(packed: object) -> tuple[Loser, ...]:
+    """Return the checked losers."""
+    losers = tuple(map(take_loser, take_list(packed, LOSERS_MAX)))
+    if any(one.stamp > following.stamp for one, following in pairwise(losers)):
+        raise refuse("the order of losers")
+    return losers
+
+
+def take_resolved(packed: object) -> tuple[Stamp, ...]:
+    """Return the checked stamps of what is settled."""
+    stamps = tuple(map(take_stamp, take_list(packed, RESOLVED_MAX)))
+    if any(one >= following for one, following in pairwise(stamps)):
+        raise refuse("the order of what is settled")
+    return stamps
 
 
 def unpack(meta: bytes) -> RowState:
@@ -255,11 +276,16 @@ def unpack(meta: bytes) -> RowState:
     Raises:
         ValueError: It is not as `pack` makes it.
     """
+    return decode(meta, None)
+
+
+def decode(meta: bytes, own: Stamp | None) -> RowState:
+    """Return the state that an item's metadata holds, with `own` for the item's own stamps."""
     try:
         fields = decode_plain(meta[1:], depth_max=DEPTH_MAX)
     except RemoteProtocolError as error:
         raise refuse(str(error)) from error
-    if type(fields) is not list or not 3 <= len(fields) <= FIELDS:  # noqa: PLR2004
+    if type(fields) is not list or not FIELDS_MIN <= len(fields) <= FIELDS_MAX:
         raise refuse("its fields")
     life, base = fields[0], fields[1]
     if type(life) is not int or not 0 < life <= LIFE_MAX:
@@ -267,26 +293,27 @@ def unpack(meta: bytes) -> RowState:
     if base is not None:
         base = take_stamp(base)
     cells = take_cells(fields[2])
-    if len(fields) == 3:  # noqa: PLR2004  (no more than a row that was inserted)
-        if meta[:1] != WITHOUT_LOSERS:
-            raise refuse("its first byte")
-        return RowState(life=life, base=base, cells=cells)
-    packed_stamps, flags, image, losers, settled = [*fields[3:], *EMPTY[len(fields) - 3 :]]
+    if meta[:1] != (WITH_LOSERS if len(fields) > LOSERS_PLACE and fields[LOSERS_PLACE] else WITHOUT_LOSERS):
+        raise refuse("its first byte")
+    if len(fields) == FIELDS_MIN:
+        return RowState(life=life, base=base or own, cells=cells)
+    if not fields[-1]:
+        raise refuse("an empty field at its end")
+    stamps, flags, image, losers, settled = [*fields[FIELDS_MIN:], *EMPTY[len(fields) - FIELDS_MIN :]]
     if type(flags) is not int or not 0 <= flags <= FLAGS_MAX:
         raise refuse("its flags")
-    state = RowState(
+    if image and not (type(image) is dict and image.keys() <= cells.keys()):
+        raise refuse("its image")
+    return RowState(
         life=life,
-        base=base,
-        stamps=take_stamps(packed_stamps, list(cells), base),
+        base=base or own,
+        stamps=take_stamps(stamps, list(cells), base, own) if stamps else {},
         cells=cells,
-        losers=tuple(map(take_loser, take_list(losers, LOSERS_MAX))),
-        resolved=tuple(map(take_stamp, take_list(settled, RESOLVED_MAX))),
-        image=take_cells(image),
+        losers=take_losers(losers) if losers else (),
+        resolved=take_resolved(settled) if settled else (),
+        image=take_cells(image) if image else {},
         flags=flags,
     )
-    if meta[:1] != (WITH_LOSERS if state.losers else WITHOUT_LOSERS):
-        raise refuse("its first byte")
-    return state
 
 
 def own_stamp(item: Item) -> Stamp:
@@ -302,16 +329,12 @@ def state_of(item: Item) -> RowState:
     Raises:
         ValueError: It is no row's.
     """
-    if item.kind is Kind.TOMBSTONE and not item.meta:
+    if not item.meta and item.kind is Kind.TOMBSTONE:
         return RowState(life=0, base=own_stamp(item))
-    state = unpack(item.meta)
-    if item.kind is not (Kind.ROW if state.live else Kind.TOMBSTONE):
+    state = decode(item.meta, own_stamp(item))
+    if item.kind is not (Kind.ROW if state.life % 2 else Kind.TOMBSTONE):
         raise refuse("its kind")
-    if state.base is not None and None not in state.stamps.values():
-        return state
-    own = own_stamp(item)
-    base = state.base or own
-    return replace(state, base=base, stamps={name: stamp or own for name, stamp in state.stamps.items()})
+    return state
 
 
 def draft(key: bytes, state: RowState) -> Draft:
