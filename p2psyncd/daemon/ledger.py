@@ -16,7 +16,7 @@ from p2psyncd.core.item import Draft, Item, Kind, baseline_item, supersede, wins
 from p2psyncd.core.knowledge import covers
 from p2psyncd.core.storage import Pending, ShareStorage, Stored
 from p2psyncd.core.version import Dot, join_vectors, pack_vector, unpack_vector
-from p2psyncd.sources.source import Observation, Side, Source
+from p2psyncd.sources.source import Merged, Observation, Side, Source
 
 __all__ = ["Ledger", "Received"]
 
@@ -262,6 +262,11 @@ class Ledger:
             # With the metadata that is there: what comes instead of `waiting` must not pass for in place already.
             here = replace(base.item, meta=draft.meta)
             page.put_pending(Pending(item=waiting.item, base=Stored(item=here, state=observation.state)))
+        elif draft.kind is Kind.FILE and same_content(waiting.item, draft):
+            # It was put in place, and a power cut took the note of that: only its metadata is the user's.
+            replaced = [waiting.item, *([base.item] if base is not None else [])]
+            ours = supersede(draft, dot, self.when(observation), *replaced)
+            page.put(Stored(item=ours, state=observation.state))
         else:
             # A delete, too: an edit that waits beats it, a mere change of metadata does not.
             replaced = [base.item] if base is not None else []
@@ -395,7 +400,7 @@ class Ledger:
             theirs: The other version.
             base: What is applied here if `ours` is not.
         """
-        merged = self.source.merge(ours.item, theirs)
+        merged = self.merged(ours.item, theirs)
         here = ours if ours.state else base
         if merged.aside is not None and here is not None and self.announces:
             loser = theirs if merged.winner is Side.OURS else ours.item
@@ -419,6 +424,19 @@ class Ledger:
         else:
             page.put_pending(Pending(item=item, base=here))
         return True
+
+    def merged(self, ours: Item, theirs: Item) -> Merged:
+        """Return what becomes of two concurrent versions.
+
+        A delete of our own that loses to an edit may be told to nobody, and whoever else has what was deleted would keep
+        it: we write the edit again, in knowledge of both, as others do where the delete comes later than the edit.
+        """
+        merged = self.source.merge(ours, theirs)
+        if merged != Merged(winner=Side.THEIRS) or ours.live or ours.dot.actor != self.store.actor():
+            return merged
+        if all(theirs.covers(Dot(*entry)) for entry in unpack_vector(ours.vector).items()):
+            return merged
+        return replace(merged, rewrite=self.source.merge(replace(ours, hlc=theirs.hlc + 1), theirs).rewrite)
 
     def keep_aside(self, page: Page, here: Stored, loser: Item, aside: Draft) -> bool:
         """Write a losing version under its conflict copy's name, if its bytes are what is here."""

@@ -209,6 +209,8 @@ def capture(  # noqa: PLR0917  (what there is to know)
             known.xattrs, seen.xattrs
         ) == known.xattrs:
             return item.meta
+    if applied is None and newest is not None and digest and (newest.kind, newest.digest) == (kind, digest):
+        applied = newest
     if applied is None or applied.kind is not kind:
         return encode(seen)
     known = decode_or_plain(applied.meta)
