@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+# Makes `two_files` importable for the tests here (tests have no packages).
+sys.path.insert(0, str(Path(__file__).parent))
+
 PROGRAM = Path(__file__).with_name("app_program.py")
 
 
