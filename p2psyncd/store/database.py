@@ -75,6 +75,7 @@ class Database:
         self.borrowed = borrowed
         self.depth = 0
         self.durable = False
+        self.doomed = False
 
     @classmethod
     def open(cls, path: Path | str, *, kind: str, shared: bool = False) -> Database:
@@ -198,6 +199,7 @@ class Database:
             self.depth += 1
             try:
                 yield outermost
+                self.check_whole()
                 with self.translated:
                     self.connection.execute("COMMIT" if outermost else f"RELEASE level{self.depth - 1}")
             except BaseException:
@@ -205,6 +207,20 @@ class Database:
                 raise
             finally:
                 self.depth -= 1
+
+    def check_whole(self) -> None:
+        """Raise if something in this transaction was done by half."""
+        if self.doomed:
+            raise RuntimeError("A step of this transaction failed, and nobody undid it")
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Make the block a part of the innermost transaction, which cannot be committed if it raises."""
+        try:
+            yield
+        except BaseException:
+            self.doomed = True
+            raise
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -221,6 +237,7 @@ class Database:
 
     def undo(self, *, outermost: bool) -> None:
         """Roll the innermost block back."""
+        self.doomed = False
         if not self.connection.in_transaction:
             return  # SQLite has rolled back already, as it does when the disk is full.
         level = f"level{self.depth - 1}"

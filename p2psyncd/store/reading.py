@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from p2psyncd.core.ids import ActorId, DeviceId
-from p2psyncd.core.item import Item
+from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.merkle import Entry
 from p2psyncd.core.storage import Listed, Pending, Stored
@@ -178,6 +178,15 @@ class ShareReader:
     def withheld(self) -> list[Stored]:
         """Return the items whose state is one zero byte: settled, and on purpose not shown."""
         rows = self.database.rows(f"SELECT {STORED} FROM items i WHERE i.disk_state = x'00' ORDER BY i.key")
+        return [stored_of(row, self.actors) for row in rows]
+
+    def deleted(self, *, limit: int) -> list[Stored]:
+        """Return the tombstones that still say what they deleted, newest first."""
+        rows = self.database.rows(
+            f"SELECT {STORED} FROM items i WHERE i.kind = {int(Kind.TOMBSTONE)} AND length(i.meta) > 1"
+            " ORDER BY i.hlc DESC LIMIT ?",
+            (limit,),
+        )
         return [stored_of(row, self.actors) for row in rows]
 
     # Delta log
