@@ -131,9 +131,24 @@ def join(ours: Item, theirs: Item) -> Merged:
     joined = join_states(a, b)
     packed = pack(joined)
     is_ours, is_theirs = pack(a.state) == packed, pack(b.state) == packed
-    if is_ours or is_theirs:
-        return Merged(winner=side if is_ours and is_theirs else Side.OURS if is_ours else Side.THEIRS)
+    if is_ours and is_theirs:
+        return Merged(winner=side)
+    if is_ours and not knew_more(b, a):
+        return Merged(winner=Side.OURS)
+    if is_theirs and not knew_more(a, b):
+        return Merged(winner=Side.THEIRS)
     return Merged(winner=side, rewrite=draft(ours.key, joined))
+
+
+def knew_more(loser: Version, winner: Version) -> bool:
+    """Return whether a loser deleted values that the winner does not know.
+
+    That they are gone must be said by a new write: who has the winner from elsewhere would take them for lost.
+    """
+    return not loser.state.live and any(
+        element.stamp.actor != ACTOR0 and not winner.knows(element.stamp)
+        for element in loser.current.values()
+    )
 
 
 def read(item: Item, rival: Item) -> Version | None:

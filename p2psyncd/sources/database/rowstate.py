@@ -60,6 +60,7 @@ RESOLVED_MAX = 64
 # state > losers > loser > cells > reference
 DEPTH_MAX = 6
 FIELDS_MIN, FIELDS_MAX, LOSERS_PLACE = 3, 8, 6
+KINDS: list[type] = [list, int, dict, list, list]
 EMPTY: tuple[Any, ...] = ((), 0, {}, (), ())
 """What stands for the fields that may be left out: stamps, flags, image, losers, resolved."""
 WITHOUT_LOSERS, WITH_LOSERS = b"\x00", b"\x01"
@@ -297,12 +298,12 @@ def decode(meta: bytes, own: Stamp | None) -> RowState:
         raise refuse("its first byte")
     if len(fields) == FIELDS_MIN:
         return RowState(life=life, base=base or own, cells=cells)
-    if not fields[-1]:
-        raise refuse("an empty field at its end")
+    if not fields[-1] or [type(part) for part in fields[FIELDS_MIN:]] != KINDS[: len(fields) - FIELDS_MIN]:
+        raise refuse("its fields")
     stamps, flags, image, losers, settled = [*fields[FIELDS_MIN:], *EMPTY[len(fields) - FIELDS_MIN :]]
-    if type(flags) is not int or not 0 <= flags <= FLAGS_MAX:
+    if not 0 <= flags <= FLAGS_MAX:
         raise refuse("its flags")
-    if image and not (type(image) is dict and image.keys() <= cells.keys()):
+    if not image.keys() <= cells.keys():
         raise refuse("its image")
     return RowState(
         life=life,
