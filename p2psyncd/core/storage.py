@@ -142,6 +142,10 @@ class ShareStorage(Protocol):
         """Return how many live or still applied items there are: what `below(b"")` yields."""
         ...
 
+    def below_each(self, prefixes: Iterable[bytes]) -> list[Listed]:
+        """Return what `below` yields, for many prefixes at once, and perhaps a few neighbours."""
+        ...
+
     def live_below(self, directory: bytes) -> bool:
         """Return whether any live item lies under `directory + b"/"`."""
         ...
@@ -156,6 +160,10 @@ class ShareStorage(Protocol):
 
     def withheld(self) -> list[Stored]:
         """Return the items whose state is one zero byte: settled, and on purpose not shown."""
+        ...
+
+    def deleted(self, *, limit: int) -> list[Stored]:
+        """Return the tombstones that still say what they deleted, newest first."""
         ...
 
     def totals(self) -> Totals:

@@ -3,7 +3,7 @@
 # ruff: noqa: S608 - what is put into the SQL are constants of this package and question marks.
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from p2psyncd.core.ids import ActorId, DeviceId
@@ -147,6 +147,14 @@ class ShareReader:
             if len(rows) < PAGE:
                 return
             after = rows[-1][0]
+
+    def below_each(self, prefixes: Iterable[bytes]) -> list[Listed]:
+        """Return what `below` yields, for many prefixes at once."""
+        rows = self.database.run_many(
+            f"{LISTED} WHERE key >= ? AND key < ? AND mark IS NOT NULL",
+            [(prefix, prefix + ABOVE_SLASH) for prefix in prefixes],
+        )
+        return [Listed(key=key, kind=kind, state=state) for key, kind, state in rows]
 
     def count_listed(self) -> int:
         """Return how many live or still applied items there are."""

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 import apsw
 
 from p2psyncd.core.item import Draft, Item
-from p2psyncd.sources.database.keys import SCHEMA_TABLE, pack_key, unpack_key
+from p2psyncd.sources.database.keys import pack_key, unpack_key
 from p2psyncd.sources.database.row import (
     LIFE_MAX,
     UNENFORCED,
@@ -56,35 +56,46 @@ class Mender:
             for foreign in table.foreign_keys:
                 if foreign.parent in schema.tables and len(foreign.columns) == len(foreign.parent_columns):
                     self.children.setdefault(foreign.parent, []).append((table, foreign))
+        self.related = {
+            pack_key(table.name, (0,)).partition(b"/")[0]: table
+            for table in schema.tables.values()
+            if table.foreign_keys or table.name in self.children
+        }
+        """The tables that have parents or children, by how their rows' keys begin."""
 
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         """Return the writes that make changed rows fit their parents and children; what they entail is for the next call."""
         drafts: dict[bytes, Draft] = {}
-        for key, stored in self.store.get_many(sorted(changed)).items():
-            item = stored.item
-            table = self.schema.tables.get(unpack_key(key).table)
-            if table is None or table.name == SCHEMA_TABLE or not is_sound(item):
+        # Most tables have neither parents nor children, and most changes are to many rows at once.
+        related = sorted(key for key in changed if key.partition(b"/")[0] in self.related)
+        children: list[tuple[Table, Item, ForeignKey, bytes]] = []
+        for key, stored in self.store.get_many(related).items():
+            item, table = stored.item, self.related[key.partition(b"/")[0]]
+            if not is_sound(item):
                 continue
             if item.live:
-                self.mend_child(table, item, drafts)
+                children += self.with_parents(table, item)
             elif table.name in self.children:
                 for child_table, foreign in self.children[table.name]:
                     for child in self.children_of(table, item, child_table, foreign):
                         self.settle(child_table, child, foreign, item, drafts)
+        parents = self.store.get_many(sorted({parent for *_, parent in children}))
+        for table, child, foreign, key in children:
+            parent = parents.get(key)
+            if parent is not None and not parent.item.live and is_sound(parent.item):
+                self.settle(table, child, foreign, parent.item, drafts)
         return [drafts[key] for key in sorted(drafts)]
 
     # From the child
 
-    def mend_child(self, table: Table, child: Item, drafts: dict[bytes, Draft]) -> None:
-        """Look after a row whose parents may be deleted."""
-        if not table.foreign_keys:
-            return
-        cells = state_of(child).cells
-        for foreign in table.foreign_keys:
-            key = self.parent_key(foreign, cells)
-            parent = self.store.get_many([key]).get(key) if key is not None else None
-            if parent is not None and not parent.item.live and is_sound(parent.item):
-                self.settle(table, child, foreign, parent.item, drafts)
+    def with_parents(self, table: Table, child: Item) -> Iterator[tuple[Table, Item, ForeignKey, bytes]]:
+        """Yield a row with each of its references and the key of the parent that it means."""
+        if table.foreign_keys:
+            cells = state_of(child).cells
+            for foreign in table.foreign_keys:
+                key = self.parent_key(foreign, cells)
+                if key is not None:
+                    yield table, child, foreign, key
 
     def parent_key(self, foreign: ForeignKey, cells: dict[str, Cell]) -> bytes | None:
         """Return the key of the row that a reference means; None where that is not its primary key, or nothing."""

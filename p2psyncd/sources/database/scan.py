@@ -72,6 +72,8 @@ class Sighting(NamedTuple):
     table: Table
     place: Place
     values: dict[str, Value] | None
+    state: bytes
+    """The state of what is in the file; empty if nothing is."""
     key: bytes
     listed: bytes
     """The state that the store lists for the key; empty if nothing is applied."""
@@ -97,10 +99,16 @@ class Scanner:
         self.agreed: list[Hint] = []
         """Hints about rows that are as the store has them."""
         self.defaults: dict[tuple[str, str], Value] = {}
+        self.references = {
+            name: [column.name for column in table.columns if (name, column.name) in self.identities.roots]
+            for name, table in schema.tables.items()
+        }
+        """The columns that refer to rows whose number may be another one elsewhere."""
 
     def look(self, look: Look) -> Iterator[Finding]:
         """Yield what differs."""
         yield from self.look_at_schema(baseline=look.baseline)
+        self.prefetch(look)
         sightings: list[Sighting] = []
         hinted: dict[tuple[str, Place], Hint] = {}
         for hint in look.hints:
@@ -110,7 +118,7 @@ class Scanner:
             hinted[hint.table, hint.pk] = hint
             if hint.table not in look.compare:
                 found = self.sight(table, hint.pk, hint.ms)
-                if found is None or found.listed == self.state_in(found):
+                if found is None or found.listed == found.state:
                     self.agreed.append(hint)
                 else:
                     sightings.append(found)
@@ -119,9 +127,14 @@ class Scanner:
         for at in range(0, len(sightings), PAGE_ROWS):
             yield from self.findings(sightings[at : at + PAGE_ROWS], look)
 
-    def state_in(self, sighting: Sighting) -> bytes:
-        """Return the state of what is in the file."""
-        return row_hash(sighting.values) if sighting.values is not None else b""
+    def prefetch(self, look: Look) -> None:
+        """Look up at once which items the hinted rows are."""
+        places: dict[str, list[Place]] = {}
+        for hint in look.hints:
+            if hint.table in self.schema.tables and hint.table not in look.compare:
+                places.setdefault(hint.table, []).append(hint.pk)
+        for name, found in places.items():
+            self.identities.prefetch(self.schema.tables[name], found)
 
     # Hinted rows
 
@@ -131,13 +144,18 @@ class Scanner:
         if values is not None:
             # A key that is equal under its collation: the row's own spelling counts.
             place = tuple(values[column] for column in table.pk)
+        state = row_hash(values) if values is not None else b""
         key = self.identities.at(table, place)
         if key is None:
             if values is None:
                 return None
             key = self.new_key(table, place, ms)
-            return Sighting(table, place, values, key, self.listed(key), ms)
-        return Sighting(table, place, values, key, self.listed(key), ms)
+            # One that was given this moment is nobody's yet.
+            listed = b"" if (table.name, place[0]) in self.born else self.listed(key)
+            return Sighting(table, place, values, state, key, listed, ms)
+        found = self.identities.found.get((table.name, place[0])) if type(place[0]) is int else None
+        listed = found.state if found is not None and found.key == key else self.listed(key)
+        return Sighting(table, place, values, state, key, listed, ms)
 
     def listed(self, key: bytes) -> bytes:
         """Return the state that the store lists for a key."""
@@ -204,13 +222,16 @@ class Scanner:
         for values in self.rows.all(table):
             place = tuple(values[column] for column in table.pk)
             hint = hinted.get((table.name, place))
+            state = row_hash(values)
             entry = listed.pop(place[0] if births else self.plain_key(table, place), None)
             if entry is None:
                 ms = hint.ms if hint is not None else None if first else self.now_ms
                 key = self.new_key(table, place, ms)
-                page.append(Sighting(table, place, values, key, b"" if first else self.listed(key), ms or 0))
-            elif entry[1] != row_hash(values):
-                page.append(Sighting(table, place, values, *entry, hint.ms if hint is not None else 0))
+                page.append(
+                    Sighting(table, place, values, state, key, b"" if first else self.listed(key), ms or 0)
+                )
+            elif entry[1] != state:
+                page.append(Sighting(table, place, values, state, *entry, hint.ms if hint is not None else 0))
             elif hint is not None:
                 self.agreed.append(hint)
             if len(page) >= PAGE_ROWS:
@@ -219,7 +240,7 @@ class Scanner:
         for key, state in listed.values():
             place = self.places.moved.get(key) or natural(unpack_key(key))
             hint = hinted.get((table.name, place))
-            page.append(Sighting(table, place, None, key, state, hint.ms if hint is not None else 0))
+            page.append(Sighting(table, place, None, b"", key, state, hint.ms if hint is not None else 0))
         for at in range(0, len(page), PAGE_ROWS):
             yield from self.findings(page[at : at + PAGE_ROWS], look)
 
@@ -269,7 +290,7 @@ class Scanner:
 
     def catch_up(self, one: Sighting, stored: Stored) -> Finding | None:
         """Return that a row is to be brought up to what the store knows; None for a row that is to go."""
-        return Unapplied(key=one.key, shown=self.state_in(one)) if stored.item.live else None
+        return Unapplied(key=one.key, shown=one.state) if stored.item.live else None
 
     def finding(
         self, one: Sighting, base: Stored | None, stored: Stored | None, look: Look, *, orphaned: bool
@@ -280,29 +301,34 @@ class Scanner:
                 return None
             gone = removed(base.item, UNENFORCED if orphaned else 0)
             return self.observation(one, draft(one.key, gone))
-        state = row_hash(one.values)
         if base is None or not base.item.live:
-            cells = {column: self.cell(one.table, column, value) for column, value in one.values.items()}
+            cells = self.cells(one.table, one.values)
             self.name_itself(one, cells)
             if look.baseline and stored is None and not unpack_key(one.key).birth:
                 made = draft(one.key, inserted(cells))
                 return self.observation(one, with_digest(made), baseline=True)
-            flags = UNENFORCED if self.is_orphan(one.table, one.values) else 0
+            flags = UNENFORCED if one.table.foreign_keys and self.is_orphan(one.table, one.values) else 0
             if stored is not None and not stored.item.live:
                 return self.observation(one, draft(one.key, revived(stored.item, cells)))
             return self.observation(one, draft(one.key, inserted(cells, flags)))
         changes, wanting = self.changes(one, base, look)
         if wanting and not changes:
-            return Unapplied(key=one.key, shown=state)
+            return Unapplied(key=one.key, shown=one.state)
         if not changes:
             return self.observation(one, as_draft(base.item))
         return self.observation(one, draft(one.key, edited(base.item, changes)))
 
+    def cells(self, table: Table, values: Mapping[str, Value]) -> dict[str, Cell]:
+        """Return a row as an item has it."""
+        cells: dict[str, Cell] = dict(values)
+        for column in self.references[table.name]:
+            cells[column] = self.cell(table, column, values[column])
+        return cells
+
     def name_itself(self, one: Sighting, cells: dict[str, Cell]) -> None:
         """Let a row with a birth have the number in its cells that its key has."""
-        number = unpack_key(one.key).pk
-        if len(one.table.pk) == 1 and number and one.table.has_births(self.schema):
-            cells[one.table.pk[0]] = number[0]
+        if one.key in self.places.moved and one.table.has_births(self.schema):
+            cells[one.table.pk[0]] = unpack_key(one.key).pk[0]
 
     def changes(self, one: Sighting, base: Stored, look: Look) -> tuple[dict[str, Cell], bool]:
         """Return what the app changed in a row, and whether new columns wait for values that the item has."""
@@ -355,7 +381,7 @@ class Scanner:
         """Return what was seen, for the ledger."""
         return Observation(
             draft=made,
-            state=self.state_in(one) if made.kind is not Kind.TOMBSTONE else b"",
+            state=one.state if made.kind is not Kind.TOMBSTONE else b"",
             base_state=one.listed,
             changed_us=one.ms * 1000,
             baseline=baseline,

@@ -52,6 +52,8 @@ class Catalogue(Protocol):
 
     def below(self, prefix: bytes) -> Iterator[Listed]: ...  # noqa: D102
 
+    def below_each(self, prefixes: Iterable[bytes]) -> list[Listed]: ...  # noqa: D102
+
     def beginning(self, prefix: bytes) -> list[Stored]: ...  # noqa: D102
 
     def withheld(self) -> list[Stored]: ...  # noqa: D102
@@ -192,6 +194,24 @@ class Identities:
         self.places = places
         self.view = view
         self.roots = reference_roots(schema)
+        self.found: dict[tuple[str, int], Listed | None] = {}
+        """What `prefetch` found."""
+
+    def prefetch(self, table: Table, places: Iterable[Place]) -> None:
+        """Look many places of a table up at once."""
+        if not table.has_births(self.schema):
+            self.view.read(pack(table, place) for place in places)
+            return
+        numbers = [number for (number,) in places if type(number) is int]
+        self.found.update(dict.fromkeys((table.name, number) for number in numbers))
+        for listed in self.view.store.below_each([identities(table.name, number) for number in numbers]):
+            (number,) = unpack_key(listed.key).pk
+            if type(number) is int and self.has_number(listed):
+                self.found[table.name, number] = listed
+
+    def has_number(self, listed: Listed) -> bool:
+        """Return whether a row that was born with a number is shown under it."""
+        return listed.state not in {b"", HELD} and listed.key not in self.places.moved
 
     def at(self, table: Table, place: Place) -> bytes | None:
         """Return the key of the row that is shown under some key values, as far as the store knows."""
@@ -222,8 +242,11 @@ class Identities:
 
     def born(self, table: Table, number: int) -> bytes | None:
         """Return which of the rows that were born with a number has it."""
+        if (table.name, number) in self.found:
+            found = self.found[table.name, number]
+            return found.key if found is not None else None
         for listed in self.view.store.below(identities(table.name, number)):
-            if listed.state not in {b"", HELD} and listed.key not in self.places.moved:
+            if self.has_number(listed):
                 return listed.key
         return None
 
