@@ -17,7 +17,7 @@ import cbor2
 
 from p2psyncd.core.storage import Pending
 from p2psyncd.sources.database.file import DatabaseAccess
-from p2psyncd.sources.database.hints import read_hints, read_mark, write_mark
+from p2psyncd.sources.database.hints import following_apply, read_hints, read_mark, write_mark
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
 from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.resolve import Constraints, Row
@@ -254,8 +254,9 @@ class RowApplier:
         mark = read_mark(connection)
         if mark is None:
             return
-        self.store.set_setting(INTENT, cbor2.dumps([mark.number + 1, packed_step(step)]))
-        write_mark(connection, mark.number + 1, mark.nonce)
+        number = following_apply(mark.number)
+        self.store.set_setting(INTENT, cbor2.dumps([number, packed_step(step)]))
+        write_mark(connection, number, mark.nonce)
 
     def read_intent(self) -> tuple[int, Step] | None:
         """Return the last intent."""

@@ -21,9 +21,11 @@ from p2psyncd.core.ids import DeviceId, ShareId
 from p2psyncd.core.item import Draft, Item
 from p2psyncd.core.storage import Pending, ShareStorage, Stored
 from p2psyncd.core.version import Dot
+from p2psyncd.core.version import Dot
 from p2psyncd.errors import DatabaseUnavailable, ShareHeld
 from p2psyncd.sources.database.apply import RowApplier
 from p2psyncd.sources.database.file import DatabaseAccess, DatabaseFile
+from p2psyncd.sources.database.guard import FileGuard, Known
 from p2psyncd.sources.database.hints import (
     Hint,
     drop_hints,
@@ -35,6 +37,7 @@ from p2psyncd.sources.database.hints import (
     write_mark,
 )
 from p2psyncd.sources.database.keys import unpack_key
+from p2psyncd.sources.database.mend import Mender
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.row import join, state_of
 from p2psyncd.sources.database.scan import Look, Scanner
@@ -113,6 +116,8 @@ class DatabaseSource:
         self.propagate_schema = propagate_schema
         self.looks_only = looks_only
         self.watcher = Watcher(access.path)
+        self.guard = FileGuard(access, Known.load(store), share=share, device=device)
+        access.keeper = self.guard
         self.schema: Schema | None = None
         self.full = False
         """Whether the next scan compares every row."""
@@ -127,6 +132,8 @@ class DatabaseSource:
         self.waiting = ""
         self.filesystem: int | None = None
         self.row_applier: RowApplier | None = None
+        self.unmended: set[bytes] = set()
+        """What was to be mended while an app had the file locked."""
         self.last: dict[bytes, tuple[Dot, bytes]] = {}
         """What the last apply put in place: key, its version and state."""
 
@@ -163,7 +170,7 @@ class DatabaseSource:
         """Take note of what was applied right before the end of the last process."""
         if self.looks_only:
             return
-        with suppress(DatabaseUnavailable, OSError):
+        with suppress(DatabaseUnavailable, OSError, ShareHeld):
             outcomes = self.applier.recover()
             waiting = self.store.pending_of([one.key for one in outcomes if isinstance(one, Applied)])
             with self.store.transaction():
@@ -187,12 +194,11 @@ class DatabaseSource:
 
     def check(self) -> None:
         """Raise ShareHeld if the file is not the one that was shared, or not as new as it was."""
-        if self.access.look() is None:
-            raise ShareHeld(f"{self.access.path} is missing: is its disk mounted?")
+        self.guard.check()
 
     def approve(self, *, catch_up: bool) -> None:
         """Take the file as it is now; see `sources.local.LocalSource`."""
-        self.access.identity = self.access.look()
+        self.guard.accept()
         self.full, self.catching_up = True, catch_up
 
     # Looking
@@ -202,8 +208,8 @@ class DatabaseSource:
         self.applied.clear()
         schema = self.prepare()
         notes = Notes.load(self.catalogue)
-        full = self.full or notes.version != schema.version or not notes.baselined
-        self.full = False
+        full = self.full or self.guard.doubtful or notes.version != schema.version or not notes.baselined
+        self.full = self.guard.doubtful = False
         actor = self.store.actor()
         durable = False
         agreed: list[Hint] = []
@@ -291,6 +297,7 @@ class DatabaseSource:
         if self.compared is not None:
             self.compared.save(self.store)
             self.compared = None
+        self.guard.save(self.store)
         return list(observations)
 
     def take_busy(self) -> Dirty:
@@ -340,7 +347,18 @@ class DatabaseSource:
 
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         """Return what becomes of rows whose parents are deleted."""
-        return []
+        if self.looks_only:
+            return []
+        self.unmended.update(changed)
+        try:
+            with self.access.reading() as connection:
+                drafts = Mender(self.current_schema(), self.store, self.applier.places, connection).mend(
+                    self.unmended
+                )
+        except DatabaseUnavailable:
+            return []  # the next call looks after them
+        self.unmended.clear()
+        return drafts
 
     def reshow(self, changed: Collection[bytes]) -> list[Outcome]:
         """Show what local changes have consequences for: a row that was held for one that is gone now."""
@@ -361,6 +379,10 @@ class DatabaseSource:
     def aside(self, item: Item) -> NoReturn:
         """Never called: rows are merged."""
         raise AssertionError(item.key)
+
+    def made_by(self, item: Item) -> Dot:
+        """Return the write of an item: there are no copies of others."""
+        return item.dot
 
     def preserve(self, stored: Stored, key: bytes) -> NoReturn:
         """Never called: rows are merged."""
@@ -386,6 +408,7 @@ class DatabaseSource:
         self.applied.update(outcome.key for outcome in outcomes if isinstance(outcome, Restated))
         dots = {pending.item.key: pending.item.dot for pending in batch}
         self.last = {one.key: (dots[one.key], one.state) for one in outcomes if isinstance(one, Applied)}
+        self.guard.save(self.store)
         return [*done, *outcomes]
 
     def writer(self, digest: bytes, size: int) -> ContentWriter:
@@ -412,7 +435,7 @@ class DatabaseSource:
 
     def witness(self) -> bytes | None:
         """Return the nonce of the watermark."""
-        with suppress(DatabaseUnavailable, OSError), self.access.reading() as connection:
+        with suppress(DatabaseUnavailable, OSError, ShareHeld), self.access.reading() as connection:
             mark = read_mark(connection)
             return mark.nonce or None if mark is not None and mark.device == self.device else None
         return None
@@ -421,10 +444,12 @@ class DatabaseSource:
         """Put the nonce into the watermark; where an app has the file locked, the next opening has a doubt more."""
         if self.looks_only:
             return
-        with suppress(DatabaseUnavailable, OSError), self.access.writing(quiet=True) as connection:
-            mark = read_mark(connection)
-            if mark is not None:
-                write_mark(connection, mark.number, witness)
+        with suppress(DatabaseUnavailable, OSError, ShareHeld):
+            with self.access.writing(quiet=True) as connection:
+                mark = read_mark(connection)
+                if mark is not None:
+                    write_mark(connection, mark.number, witness)
+            self.guard.save(self.store)
 
     # Leaving
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
 from typing import Protocol
 
@@ -42,7 +43,7 @@ from p2psyncd.errors import (
     ShareHeld,
 )
 
-__all__ = ["DatabaseAccess", "DatabaseFile", "Identity", "check_new_database", "is_database"]
+__all__ = ["DatabaseAccess", "DatabaseFile", "Identity", "Keeper", "check_new_database", "is_database"]
 
 # An app that writes without a pause leaves gaps of 0.1 ms between its transactions in a rollback journal: SQLite's own
 # busy handler, which sleeps up to 100 ms, did not meet one in 5 s.
@@ -69,12 +70,34 @@ class Identity:
     inode: int
 
 
+class Keeper(Protocol):
+    """Whoever looks at each transaction, to tell whether the content is what it was; see `guard.FileGuard`."""
+
+    def expected(self) -> object:
+        """Return what is expected of a transaction that begins now: while it does, another may be committed."""
+        ...
+
+    def look(self, connection: apsw.Connection, expected: object) -> None:
+        """Look at what a transaction sees; raise ShareHeld if nothing is to be done with it."""
+        ...
+
+    def committing(self, connection: apsw.Connection) -> None:
+        """Add to a transaction that is about to be committed."""
+        ...
+
+    def committed(self) -> None:
+        """Note that it was."""
+        ...
+
+
 class DatabaseAccess(Protocol):
     """What the source may do with a database; the file, or something else in the simulation."""
 
     path: Path
     identity: Identity | None
     """The file that must be at the path, as the guard found it; None: whatever is there."""
+    keeper: Keeper | None
+    """Sees each transaction."""
     locked: bool
     """Whether an app kept the database locked when it was last asked for."""
 
@@ -161,8 +184,11 @@ class DatabaseFile:
         self.path = path
         self.prepare = prepare
         self.identity: Identity | None = None
+        self.keeper: Keeper | None = None
         self.locked = False
         self.tries = TRIES
+        self.one_writer = RLock()
+        """A commit and what is noted of it are one step."""
         self.turn_s = 0.0
         """Until when it is an app's turn to write."""
         self.translated = Translation(path)
@@ -182,12 +208,15 @@ class DatabaseFile:
         """See `DatabaseAccess`."""
         with self.connected() as connection:
             connection.execute("PRAGMA query_only = ON")
+            expected = self.keeper.expected() if self.keeper is not None else None
             connection.execute("BEGIN")
             # A transaction sees the moment of its first read.
             connection.execute("PRAGMA schema_version").fetchall()
             self.locked = False
             self.check(connection)
             try:
+                if self.keeper is not None:
+                    self.keeper.look(connection, expected)
                 yield connection
             finally:
                 self.roll_back(connection)
@@ -195,25 +224,36 @@ class DatabaseFile:
     @contextmanager
     def writing(self, *, quiet: bool) -> Iterator[apsw.Connection]:
         """See `DatabaseAccess`."""
-        time.sleep(max(0.0, self.turn_s - time.monotonic()))  # noqa: TID251  (a worker thread waits)
-        with self.connected() as connection:
-            if quiet:
-                connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
-            if connection.readonly("main"):
-                raise DatabaseNotWritable(str(self.path))
-            connection.execute("BEGIN IMMEDIATE")
-            since_s = time.monotonic()
-            self.locked = False
-            try:
-                self.check(connection)
-                yield connection
-                # Once more: from here on it takes as long as the disk takes.
-                self.check(connection)
-                connection.execute("COMMIT")
-            finally:
-                self.roll_back(connection)
-                now_s = time.monotonic()
-                self.turn_s = now_s + min(TURN_S_MAX, TURN * (now_s - since_s))
+        with self.one_writer:
+            time.sleep(max(0.0, self.turn_s - time.monotonic()))  # noqa: TID251  (a worker thread waits)
+            with self.connected() as connection:
+                yield from self.written(connection, quiet=quiet)
+
+    def written(self, connection: apsw.Connection, *, quiet: bool) -> Iterator[apsw.Connection]:
+        """Yield the connection once, and make what is done until then one transaction."""
+        if quiet:
+            connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        if connection.readonly("main"):
+            raise DatabaseNotWritable(str(self.path))
+        connection.execute("BEGIN IMMEDIATE")
+        since_s = time.monotonic()
+        self.locked = False
+        try:
+            self.check(connection)
+            if self.keeper is not None:
+                self.keeper.look(connection, self.keeper.expected())
+            yield connection
+            if self.keeper is not None:
+                self.keeper.committing(connection)
+            # Once more: from here on it takes as long as the disk takes.
+            self.check(connection)
+            connection.execute("COMMIT")
+            if self.keeper is not None:
+                self.keeper.committed()
+        finally:
+            self.roll_back(connection)
+            now_s = time.monotonic()
+            self.turn_s = now_s + min(TURN_S_MAX, TURN * (now_s - since_s))
 
     def snapshot_to(self, target: Path) -> None:
         """See `DatabaseAccess`."""
@@ -319,7 +359,10 @@ def has_moved(connection: apsw.Connection) -> bool:
 
 def missing(path: Path) -> str:
     """Return in words that there is no file."""
-    return f"{path} is missing: is its disk mounted? Once it is there, the share goes on by itself"
+    return (
+        f"{path} is missing: is its disk mounted? Once it is there, the share goes on by itself; if it was deleted, "
+        "remove the share and add or accept it again"
+    )
 
 
 def sync(path: Path) -> None:

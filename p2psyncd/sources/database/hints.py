@@ -31,6 +31,8 @@ __all__ = [
     "Hint",
     "Mark",
     "drop_hints",
+    "following",
+    "following_apply",
     "install",
     "installed",
     "is_hinted",
@@ -163,6 +165,16 @@ def read_mark(connection: apsw.Connection) -> Mark | None:
         return None
     row = connection.execute(f"SELECT share, device, number, nonce FROM main.{MARK_TABLE}").fetchone()
     return None if row is None else Mark(*row)
+
+
+def following_apply(number: int) -> int:
+    """Return the number of an apply that follows: odd, so that no other transaction of ours ever passes for one that was not committed."""
+    return number + 1 | 1
+
+
+def following(number: int) -> int:
+    """Return the number of any other transaction of ours that follows: even."""
+    return number + 2 & ~1
 
 
 def write_mark(connection: apsw.Connection, number: int, nonce: bytes) -> None:
