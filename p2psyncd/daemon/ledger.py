@@ -199,7 +199,7 @@ class Ledger:
             return  # seen before the store's last word about this key: a later look will tell
         waiting = page.pending.get(draft.key)
         if not self.announces:
-            self.tolerate(page, observation)
+            self.tolerate(page, observation, dot)
         elif waiting is not None:
             self.observe_over_pending(page, observation, waiting, base, dot)
         else:
@@ -275,8 +275,11 @@ class Ledger:
                 ours = self.knowing_copies(ours)
             self.merge(page, Stored(item=ours, state=observation.state), waiting.item)
 
-    def tolerate(self, page: Page, observation: Observation) -> None:
-        """Note what is on a receive-only device, so that a version that comes can replace it."""
+    def tolerate(self, page: Page, observation: Observation, dot: Dot) -> None:
+        """Note what is on a receive-only device, so that a version that comes can replace it.
+
+        Nobody hears of it: `dot` names it here only, and takes no number.
+        """
         draft = observation.draft
         waiting = page.pending.get(draft.key)
         if waiting is None:
@@ -286,7 +289,7 @@ class Ledger:
         elif waiting.item.same_value(draft):
             page.put(Stored(item=waiting.item, state=observation.state))
         else:
-            found = Stored(item=supersede(draft, self.dot(), self.when(observation)), state=observation.state)
+            found = Stored(item=supersede(draft, dot, self.when(observation)), state=observation.state)
             page.put_pending(Pending(item=waiting.item, base=found))
 
     def tolerate_over_applied(self, page: Page, observation: Observation) -> None:

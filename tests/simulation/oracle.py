@@ -46,8 +46,8 @@ class Oracle:
     """What must be found, and the machine where it was written."""
     deleted: dict[Claim, int] = field(default_factory=dict)
     """What must not be found, and the machine where it was deleted."""
-    taken: set[Claim] = field(default_factory=set)
-    """What a user knowingly replaced or deleted at any time."""
+    taken: dict[Claim, set[int]] = field(default_factory=dict)
+    """What a user knowingly replaced or deleted at any time, and on which machines."""
     written: Counter[Claim] = field(default_factory=Counter)
     writers: dict[bytes, set[int]] = field(default_factory=dict)
     """The machines where a name was written or changed."""
@@ -74,7 +74,7 @@ class Oracle:
             return  # nothing of it is told to others, and what comes may replace it
         for claim in (*deed.replaced, *deed.deleted):
             self.claims.pop(claim, None)
-            self.taken.add(claim)
+            self.taken.setdefault(claim, set()).add(machine.number)
             if claim.value in self.displaced:
                 for other in [one for one in self.claims if one.value == claim.value]:
                     del self.claims[other]
@@ -90,9 +90,26 @@ class Oracle:
                 self.claims[claim] = machine.number
             self.deleted.pop(claim, None)
 
+    def note_last_copies(self, deed: Deed, machines: Iterable[Machine]) -> None:
+        """Take note of what a user took away on a device that only receives, and was nowhere else any more.
+
+        The machine where it was written had been set back to before that.
+        """
+        gone = {claim.value for claim in (*deed.replaced, *deed.deleted)}
+        gone -= {claim.value for machine in machines for claim in machine.claims()}
+        for claim in [c for c, number in self.claims.items() if c.value in gone and number in self.set_back]:
+            self.perished.add(claim)
+            del self.claims[claim]
+
     def review(self, machines: Collection[Machine], struck: Machine) -> None:
         """Take note of what a disaster on one machine took from the world, or brought back."""
-        there = {claim.value for machine in machines for claim in told(machine)}
+        # A value that is left only where a user of another machine took it away (it is still to go there) is gone, too.
+        there = {
+            claim.value
+            for machine in machines
+            for claim in told(machine)
+            if not self.taken.get(claim, set()) - {struck.number}
+        }
         for claim in [claim for claim in self.claims if claim.value not in there]:
             self.perished.add(claim)
             del self.claims[claim]
@@ -130,7 +147,6 @@ class Oracle:
 
     def check(self, processes: list[Process]) -> None:
         """Raise Violation if anything does not hold."""
-        first = processes[0]
         mutual = [p for p in processes if p.machine.mode == "send-receive"]
         for process in processes:
             where = f"on {process.machine.number}"
