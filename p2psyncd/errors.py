@@ -19,7 +19,6 @@ __all__ = [
     "DatabaseDamaged",
     "DatabaseNotWritable",
     "DatabaseUnavailable",
-    "DatabasesUnsupported",
     "DeviceDoubled",
     "DeviceRefused",
     "FileSystemUnfit",
@@ -27,6 +26,7 @@ __all__ = [
     "HomeLocked",
     "HomeUnusable",
     "IdentityDamaged",
+    "KindUnsupported",
     "MistypedCode",
     "NestedShare",
     "NoSuchDevice",
@@ -165,8 +165,8 @@ class NotAFolder(P2psyncError):
     wire_code = "not_a_folder"
 
 
-class DatabasesUnsupported(P2psyncError):
-    """This version keeps folders equal, not databases yet. Share the folder that holds the file only while no program writes to it."""
+class KindUnsupported(P2psyncError):
+    """This version does not know such a kind of share. Upgrade p2psyncd on this device."""
 
     wire_code = "unsupported"
 

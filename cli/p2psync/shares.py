@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from p2psync.client import AnswerError
 from p2psync.complete import device_names, offer_names, share_names
 from p2psync.escape import escape
-from p2psync.render import columns, count, emit, emit_json, size, talk
-from p2psync.session import Commands, Json, Session, Yes, absolute, confirm
-from p2psyncd.control.messages import Offer, ShareStatus
+from p2psync.render import Paper, columns, count, emit, emit_json, size, talk
+from p2psync.session import Commands, Json, Session, Yes, absolute, confirm, usage_error
+from p2psync.status import quote
+from p2psyncd.control.messages import Compared, Comparison, Offer, ShareStatus, TableComparison
+from p2psyncd.errors import Undecided
 
 __all__ = ["register"]
 
@@ -35,7 +38,7 @@ class KindChoice(StrEnum):
 
 ShareArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=share_names)]
 OfferArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=offer_names)]
-PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A folder.")]
+PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A folder, or an SQLite database.")]
 NameOption = Annotated[
     str | None, typer.Option("--name", metavar="N", help="Its name; else PATH's last part.")
 ]
@@ -58,9 +61,35 @@ FromOption = Annotated[
 ]
 
 
+WithoutOption = Annotated[
+    list[str] | None,
+    typer.Option("--without", metavar="TABLE", help="A table of the database that stays local (repeatable)."),
+]
+PropagateOption = Annotated[
+    bool,
+    typer.Option("--propagate-schema", help="Make tables and columns here that other devices come to have."),
+]
+MergeOption = Annotated[
+    bool, typer.Option("--merge", help="Unite the rows of the database at PATH with the share's.")
+]
+AdoptOption = Annotated[
+    bool, typer.Option("--adopt", help="Put the database at PATH aside and take what the others have.")
+]
+CatchUpOption = Annotated[
+    bool,
+    typer.Option(
+        "--catch-up",
+        help="Of a database that was put back from a backup: take what the others have; else the backup counts.",
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Even if an app keeps the database locked: what is ours stays in it.")
+]
+
+
 def register(commands: Commands) -> None:
     """Declare the commands."""
-    group = commands.group("share", "The shares: folders kept equal.")
+    group = commands.group("share", "The shares: folders and databases kept equal.")
     group.add("add")(add)
     group.add("list")(show)
     group.add("offers")(offers)
@@ -88,9 +117,11 @@ def add(
     kind: KindOption = None,
     mode: ModeOption = ModeChoice.SEND_RECEIVE,
     with_devices: WithOption = None,
+    without: WithoutOption = None,
+    propagate_schema: PropagateOption = False,
     as_json: Json = False,
 ) -> None:
-    """Share a folder with the paired devices (databases come in a later version)."""
+    """Share a folder, or an SQLite database, with the paired devices."""
     share: ShareStatus = session.client.post(
         "/v1/shares/add",
         path=absolute(path),
@@ -98,6 +129,8 @@ def add(
         kind=kind.value if kind else None,
         mode=mode.value,
         with_devices=with_devices or None,
+        without=without or None,
+        propagate_schema=propagate_schema,
     )
     whom = escape(", ".join(with_devices)) if with_devices else "all paired devices"
     said = f"{escape(share['name'])} ({escape(share['path'])}) is offered to {whom}."
@@ -111,7 +144,7 @@ def show(session: Session, *, as_json: Json = False) -> None:
         emit_json(shares)
         return
     if not shares:
-        talk("Nothing is shared. `p2psync share add PATH` shares a folder.")
+        talk("Nothing is shared. `p2psync share add PATH` shares a folder or a database.")
     rows = [
         (
             share["name"],
@@ -151,13 +184,79 @@ def accept(
     *,
     mode: ModeOption = ModeChoice.SEND_RECEIVE,
     from_device: FromOption = None,
+    merge: MergeOption = False,
+    adopt: AdoptOption = False,
+    without: WithoutOption = None,
+    propagate_schema: PropagateOption = False,
     as_json: Json = False,
 ) -> None:
-    """Join an offered share, merging it with whatever is already at PATH."""
-    share: ShareStatus = session.client.post(
-        "/v1/shares/accept", name=name, path=absolute(path), mode=mode.value, from_device=from_device
-    )
+    """Join an offered share; of folders, what is at PATH already is merged.
+
+    A database that holds rows is compared first, and joined only with --merge or --adopt.
+    """
+    if merge and adopt:
+        raise usage_error("--merge and --adopt exclude each other")
+    asked: dict[str, Any] = {
+        "name": name,
+        "path": absolute(path),
+        "mode": mode.value,
+        "from_device": from_device,
+        "without": without or None,
+        "propagate_schema": propagate_schema,
+    }
+    join = "merge" if merge else "adopt" if adopt else None
+    try:
+        share: ShareStatus = session.client.post("/v1/shares/accept", **asked, join=join)
+    except AnswerError as error:
+        if error.code != Undecided.wire_code:
+            raise
+        share = undecided(session, asked, as_json=as_json)
     report(share, f"{escape(share['name'])} is at {escape(share['path'])}.", as_json=as_json)
+
+
+def undecided(session: Session, asked: dict[str, Any], *, as_json: bool) -> ShareStatus:
+    """Compare a database with an offered share, and join it if all is the same.
+
+    Raises:
+        AnswerError: Something differs: somebody has to choose.
+    """
+    talk("There are rows in that database already; they are being compared.")
+    found: Comparison = session.client.post(
+        "/v1/shares/compare", **{name: asked[name] for name in ("name", "path", "from_device")}
+    )
+    if found["complete"] and not found["only_here"] + found["only_there"] + found["different"]:
+        talk(f"Both hold the same {count(found['identical'], 'row')}.")
+        joined: ShareStatus = session.client.post("/v1/shares/accept", **asked, join="merge")
+        return joined
+    if as_json:
+        emit_json(found)
+    else:
+        emit(*comparison_lines(found, session.paper))
+    command = f"p2psync share accept {quote(asked['name'])} {quote(asked['path'])}"
+    for line in (
+        "",
+        f"  {command} --merge",
+        "      keeps the rows of both; of different ones the later, and lists the other as a conflict",
+        f"  {command} --adopt",
+        f"      puts this file aside under another name and takes the rows of {found['device']}",
+    ):
+        talk(escape(line))
+    raise AnswerError(
+        "nothing was changed; choose one of the two", code=Undecided.wire_code, exit_code=Undecided.exit_code
+    )
+
+
+def comparison_lines(found: Comparison, paper: Paper) -> list[str]:
+    """Return a comparison as a table: one line for each table that differs, and the sum."""
+    there = f"ONLY ON {found['device']}"
+
+    def line(name: str, one: Compared | TableComparison) -> tuple[str, ...]:
+        numbers = (one["identical"], one["only_here"], one["only_there"], one["different"])
+        return (name, *(f"{number:,}" for number in numbers))
+
+    rows = [line(one["table"], one) for one in found["tables"]]
+    rows.append(line("all" if found["complete"] else "all, and more", found))
+    return list(columns(rows, paper, ("TABLE", "IDENTICAL", "ONLY HERE", there, "DIFFERENT")))
 
 
 def pause(session: Session, name: ShareArgument, *, as_json: Json = False) -> None:
@@ -179,17 +278,28 @@ def rescan(session: Session, name: ShareArgument, *, as_json: Json = False) -> N
     report(share, said, as_json=as_json)
 
 
-def remove(session: Session, name: ShareArgument, *, yes: Yes = False, as_json: Json = False) -> None:
+def remove(
+    session: Session,
+    name: ShareArgument,
+    *,
+    force: ForceOption = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
     """Forget a share and leave its data where it is."""
     confirm(
-        f"Forget the share {escape(name)}? Its files, conflict copies and history stay where they are.",
+        f"Forget the share {escape(name)}? Its files, conflict copies and history stay where they are; "
+        "of a database the rows stay, and what is known of conflicts goes.",
         yes=yes,
     )
-    share: ShareStatus = session.client.post("/v1/shares/remove", name=name)
-    said = (
-        f"{escape(share['name'])} is no longer shared; its data stays at {escape(share['path'])}, and so does what "
-        "is in its folder `.p2psync` (history), which can be deleted."
-    )
+    share: ShareStatus = session.client.post("/v1/shares/remove", name=name, force=force)
+    said = f"{escape(share['name'])} is no longer shared; its data stays at {escape(share['path'])}"
+    if share["kind"] == "folder":
+        said += ", and so does what is in its folder `.p2psync` (history), which can be deleted."
+    elif force:
+        said += "; where it was locked, triggers of ours may be left, which `share add` and `share remove` take out."
+    else:
+        said += ", with the schema that it had before."
     report(share, said, as_json=as_json)
 
 
@@ -202,10 +312,17 @@ def why_held(session: Session, name: str) -> str:
     return ""
 
 
-def approve(session: Session, name: ShareArgument, *, yes: Yes = False, as_json: Json = False) -> None:
+def approve(
+    session: Session,
+    name: ShareArgument,
+    *,
+    catch_up: CatchUpOption = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
     """Release a held share: what held it (a mass deletion, say) is carried out."""
     # Without a terminal the command itself is the answer: a script that runs it has decided.
     if sys.stdin.isatty() and not yes:
         confirm(f"{why_held(session, name)} Carry it out on all devices?", yes=yes)
-    share: ShareStatus = session.client.post("/v1/shares/approve", name=name)
+    share: ShareStatus = session.client.post("/v1/shares/approve", name=name, catch_up=catch_up)
     report(share, f"{escape(share['name'])} is released.", as_json=as_json)

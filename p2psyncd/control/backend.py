@@ -18,11 +18,13 @@ from typing import Protocol
 
 from p2psyncd.control.messages import (
     Check,
+    Comparison,
     Conflict,
     ConflictDetail,
     Device,
     Diff,
     Event,
+    Join,
     Keep,
     Metric,
     Mode,
@@ -132,6 +134,8 @@ class Backend(Protocol):
         kind: ShareKind | None,
         mode: Mode,
         with_devices: list[str],
+        without: list[str],
+        propagate_schema: bool,
     ) -> ShareStatus:
         """Share a folder or a database.
 
@@ -141,6 +145,8 @@ class Backend(Protocol):
             kind: None: found from the path.
             mode: Which way changes travel.
             with_devices: Names; empty: all paired devices, later ones included.
+            without: Tables of a database that are not synced.
+            propagate_schema: Whether tables and columns that peers come to have are made here, too.
         """
         ...
 
@@ -152,7 +158,17 @@ class Backend(Protocol):
         """Return what connected peers offer and this device has not accepted."""
         ...
 
-    async def share_accept(self, name: str, path: str, *, mode: Mode, from_device: str | None) -> ShareStatus:
+    async def share_accept(
+        self,
+        name: str,
+        path: str,
+        *,
+        mode: Mode,
+        from_device: str | None,
+        join: Join | None,
+        without: list[str],
+        propagate_schema: bool,
+    ) -> ShareStatus:
         """Join an offered share, merging with what is at `path` (made if missing).
 
         Args:
@@ -160,6 +176,22 @@ class Backend(Protocol):
             path: Absolute.
             mode: Which way changes travel.
             from_device: Whose offer, if several offer different shares of one name.
+            join: What becomes of a database at `path` that holds rows: they are united with the share's, or the
+                file is put aside and begins anew. None: that is refused.
+            without: See `share_add`.
+            propagate_schema: See `share_add`; always so where no database was before.
+
+        Raises:
+            Undecided: The database at `path` holds rows, and `join` is None.
+        """
+        ...
+
+    async def share_compare(self, name: str, path: str, *, from_device: str | None) -> Comparison:
+        """Compare a database here with an offered share; nothing is changed anywhere.
+
+        Raises:
+            NoSuchOffer: No connected device offers it.
+            TimedOut: The device does not answer.
         """
         ...
 
@@ -175,12 +207,26 @@ class Backend(Protocol):
         """Scan a share in full; returns when the scan is done."""
         ...
 
-    async def share_remove(self, name: str) -> ShareStatus:
-        """Forget a share, leave its data, and return its last status."""
+    async def share_remove(self, name: str, *, force: bool) -> ShareStatus:
+        """Forget a share, leave its data, and return its last status.
+
+        Args:
+            name: The share.
+            force: Forget it even where what is ours cannot be taken out of a database now.
+
+        Raises:
+            DatabaseBusy: An app keeps the database locked; nothing was changed.
+        """
         ...
 
-    async def share_approve(self, name: str) -> ShareStatus:
-        """Release a held share: carry out what held it."""
+    async def share_approve(self, name: str, *, catch_up: bool) -> ShareStatus:
+        """Release a held share: carry out what held it.
+
+        Args:
+            name: The share.
+            catch_up: Of a database that went back to an earlier state: take what the peers have again,
+                where the default is that what is here now counts.
+        """
         ...
 
     # Waiting

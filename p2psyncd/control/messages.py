@@ -14,6 +14,8 @@ __all__ = [
     "Attention",
     "Check",
     "CheckResult",
+    "Compared",
+    "Comparison",
     "Conflict",
     "ConflictDetail",
     "ConflictSide",
@@ -25,6 +27,7 @@ __all__ = [
     "Event",
     "FoundBy",
     "ItemError",
+    "Join",
     "Keep",
     "Loser",
     "Metric",
@@ -42,6 +45,7 @@ __all__ = [
     "ShareStatus",
     "Status",
     "SyncReport",
+    "TableComparison",
     "ThisDevice",
     "Verified",
     "Version",
@@ -54,6 +58,7 @@ ShareState = Literal["starting", "idle", "scanning", "syncing", "held", "paused"
 FoundBy = Literal["mdns", "address", "inbound"]
 CheckResult = Literal["ok", "warn", "fail"]
 Keep = Literal["winner", "loser", "both"]
+Join = Literal["merge", "adopt"]
 
 
 class ErrorBody(TypedDict):
@@ -132,6 +137,8 @@ class ShareStatus(TypedDict):
     """Content received lately, bytes per second; 0 or absent when nothing moves."""
     rate_items_s: NotRequired[float]
     """Items applied lately, per second."""
+    left_out: NotRequired[dict[str, str]]
+    """Tables of a database that are not synced on purpose, and why."""
     limited: NotRequired[Attention | None]
     """Why changes here may be found late, and the command against it."""
     hard_links: NotRequired[list[list[str]]]
@@ -208,6 +215,38 @@ class Offer(TypedDict):
     device: str
     items: int
     bytes: int
+
+
+class TableComparison(TypedDict):
+    """How the rows of one table here and on a peer compare."""
+
+    table: str
+    identical: int
+    only_here: int
+    only_there: int
+    different: int
+    """Rows of one key with other values."""
+
+
+class Compared(TypedDict):
+    """How the rows of a database here and on a peer compare."""
+
+    identical: int
+    only_here: int
+    only_there: int
+    different: int
+    tables: list[TableComparison]
+    complete: bool
+    """Whether everything that differs was looked at; else there is more of it than in `tables`."""
+
+
+class Comparison(Compared):
+    """`POST /v1/shares/compare`: a database here against an offered share."""
+
+    share: str
+    path: str
+    device: str
+    """The peer that was asked."""
 
 
 class ShareReport(TypedDict):
@@ -290,8 +329,10 @@ class Version(TypedDict):
     """When it was replaced or deleted."""
     bytes: int
     reason: str
-    """`replaced` or `deleted`, and by whom."""
+    """`replaced`, `deleted` or (a row) `lost a conflict`, and by whom."""
     device: str | None
+    item: NotRequired[str]
+    """In a database: table, primary key, columns and values."""
 
 
 class Restored(TypedDict):

@@ -12,7 +12,7 @@ from typing import get_args
 
 from p2psyncd.control.arguments import Arguments
 from p2psyncd.control.backend import Backend
-from p2psyncd.control.messages import Keep, Mode, ShareKind
+from p2psyncd.control.messages import Join, Keep, Mode, ShareKind
 
 __all__ = ["ROUTES", "Call", "Route"]
 
@@ -21,6 +21,7 @@ Route = Callable[[Backend, Arguments], Call]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 KINDS: tuple[ShareKind, ...] = get_args(ShareKind)
+JOINS: tuple[Join, ...] = get_args(Join)
 KEEPS: tuple[Keep, ...] = get_args(Keep)
 EVENTS_LIMIT = 1000
 
@@ -52,6 +53,8 @@ def share_add(backend: Backend, given: Arguments) -> Call:
         kind=given.one_of_or_none("kind", KINDS),
         mode=given.one_of("mode", MODES, "send-receive"),
         with_devices=given.texts("with_devices"),
+        without=given.texts("without"),
+        propagate_schema=given.flag("propagate_schema", default=False),
     )
 
 
@@ -63,7 +66,30 @@ def share_accept(backend: Backend, given: Arguments) -> Call:
         given.path("path"),
         mode=given.one_of("mode", MODES, "send-receive"),
         from_device=given.text_or_none("from_device"),
+        join=given.one_of_or_none("join", JOINS),
+        without=given.texts("without"),
+        propagate_schema=given.flag("propagate_schema", default=False),
     )
+
+
+def share_compare(backend: Backend, given: Arguments) -> Call:
+    """Compare a database with an offered share."""
+    return partial(
+        backend.share_compare,
+        given.text("name"),
+        given.path("path"),
+        from_device=given.text_or_none("from_device"),
+    )
+
+
+def share_remove(backend: Backend, given: Arguments) -> Call:
+    """Forget a share."""
+    return partial(backend.share_remove, given.text("name"), force=given.flag("force", default=False))
+
+
+def share_approve(backend: Backend, given: Arguments) -> Call:
+    """Release a held share."""
+    return partial(backend.share_approve, given.text("name"), catch_up=given.flag("catch_up", default=False))
 
 
 def wait(backend: Backend, given: Arguments) -> Call:
@@ -119,8 +145,9 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v1/shares/pause": {"POST": lambda backend, given: partial(backend.share_pause, given.text("name"))},
     "/v1/shares/resume": {"POST": lambda backend, given: partial(backend.share_resume, given.text("name"))},
     "/v1/shares/rescan": {"POST": lambda backend, given: partial(backend.share_rescan, given.text("name"))},
-    "/v1/shares/remove": {"POST": lambda backend, given: partial(backend.share_remove, given.text("name"))},
-    "/v1/shares/approve": {"POST": lambda backend, given: partial(backend.share_approve, given.text("name"))},
+    "/v1/shares/compare": {"POST": share_compare},
+    "/v1/shares/remove": {"POST": share_remove},
+    "/v1/shares/approve": {"POST": share_approve},
     "/v1/wait": {"POST": wait},
     "/v1/sync": {"POST": sync},
     "/v1/conflicts": {

@@ -10,14 +10,14 @@ from pathlib import Path
 import trio
 
 from p2psyncd.core.ids import DeviceId, ShareId
-from p2psyncd.daemon.kinds import SourceKind
+from p2psyncd.daemon.kinds import Choice, SourceKind
 from p2psyncd.daemon.membership import MEMBERS, members
 from p2psyncd.daemon.report import checked_mode
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.shares import Shares
 from p2psyncd.errors import (
     BadRequest,
-    DatabasesUnsupported,
+    KindUnsupported,
     NestedShare,
     NoSuchShare,
     NotAFolder,
@@ -74,7 +74,7 @@ class Admission:
         checked = checked_mode(mode)
 
         async def begin() -> RunningShare:
-            found = kind or await self.executor.run(lambda: kind_at(path))
+            found = kind if kind is not None else await self.executor.run(lambda: kind_at(path))
             root = await self.executor.run(lambda: self.usable(path, found))
             record = ShareRecord(
                 id=ShareId(self.entropy(SHARE_ID_BYTES)),
@@ -101,7 +101,7 @@ class Admission:
         """
         one = self.kinds.get(kind)
         if one is None:
-            raise DatabasesUnsupported(str(path))
+            raise KindUnsupported(str(path))
         root = one.check_new(path)
         known = [share.record for share in self.shares.running.values()]
         known += [record for record, _ in self.shares.broken.values()]
@@ -117,15 +117,16 @@ class Admission:
         *,
         mode: str,
         member: DeviceId,
+        choice: Choice | None = None,
         settings: Mapping[str, object] | None = None,
     ) -> RunningShare:
-        """Join an offered share, merging with whatever is at `path`.
+        """Join an offered share, merging with whatever is at `path` (a database only if `choice` says so).
 
         A share of this device at the same path that nobody else holds yet gives way: two people who
         both began with `p2psync up` want one share, not two.
         """
         return await self.shares.to_the_end(
-            lambda: self.join(offer, path, mode=mode, member=member, settings=settings)
+            lambda: self.join(offer, path, mode=mode, member=member, choice=choice, settings=settings or {})
         )
 
     async def join(
@@ -135,20 +136,22 @@ class Admission:
         *,
         mode: str,
         member: DeviceId,
-        settings: Mapping[str, object] | None = None,
+        choice: Choice | None,
+        settings: Mapping[str, object],
     ) -> RunningShare:
         """Join an offered share; other changes wait."""
         kind = self.kinds.get(offer.kind)
         if kind is None:
-            raise DatabasesUnsupported(offer.name)
+            raise KindUnsupported(offer.name)
         if offer.share in self.shares.running:
             raise ShareExists(f"{offer.name} is accepted already")
         real = await self.executor.run(lambda: os.path.realpath(path))
         if any(offer.name == one.record.name and one.record.path != real for one in self.shares.all()):
             raise ShareExists(offer.name)
         mode = checked_mode(mode)
+        await self.executor.run(lambda: kind.check_choice(path, choice, settings))
         await self.give_way(real)
-        made = await self.executor.run(lambda: kind.make(path))
+        made = await self.executor.run(lambda: kind.make(path, choice, settings))
         try:
             root = await self.executor.run(lambda: self.usable(path, offer.kind))
             record = ShareRecord(
@@ -161,11 +164,11 @@ class Admission:
                 paused=False,
                 with_devices=None,
                 added_us=self.clock.now_us(),
-                settings={**(settings or {}), MEMBERS: [member.hex()]},
+                settings={**settings, **made.settings, MEMBERS: [member.hex()]},
             )
             return await self.admit(record)
         except P2psyncError:
-            if made:
+            if made.made:
                 with trio.CancelScope(shield=True):  # bounded: one rmdir
                     await self.executor.run(lambda: kind.unmake(path))
             raise
@@ -182,6 +185,8 @@ class Admission:
         kind = self.shares.kind(record)
         if any(record.name == share.record.name for share in self.shares.all()):
             raise ShareExists(record.name)
+        # What a comparison left behind that was cut short is no state of this share.
+        await self.executor.run(lambda: self.shares.forget_state(record.id))
         await self.executor.run(lambda: kind.mark(record))
         self.devices.put_share(record)
         share = await self.shares.start(record)
@@ -226,9 +231,10 @@ class Admission:
         await self.executor.run(lambda: shares.forget_state(record.id))
 
     async def remove_broken(self, record: ShareRecord) -> None:
-        """Forget a share that could not be opened; its data stays, and so does what is ours in it."""
+        """Forget a share that could not be opened; its data stays."""
         self.shares.broken.pop(record.id, None)
         self.devices.remove_share(record.id)
+        await self.executor.run(lambda: self.shares.kind(record).unmark(record, None))
         await self.executor.run(lambda: self.shares.forget_state(record.id))
 
 

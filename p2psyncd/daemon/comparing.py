@@ -10,14 +10,14 @@ from p2psyncd.control.messages import DeviceDiff, Diff, Difference
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.daemon.mesh import PeerState
 from p2psyncd.daemon.report import drivers_of, time_text
-from p2psyncd.daemon.sessions import SessionDriver
+from p2psyncd.daemon.sessions import INSPECTED_MAX, INSPECTION_S, SessionDriver
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.errors import TimedOut
 
 if TYPE_CHECKING:
     from p2psyncd.daemon.supervisor import Supervisor
 
-__all__ = ["describe", "diff"]
+__all__ = ["describe", "diff", "inspect"]
 
 NAMES = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "symlink", Kind.ROW: "row"}
 
@@ -50,21 +50,27 @@ def unconnected(state: PeerState) -> DeviceDiff:
 
 
 async def inspect(
-    daemon: Supervisor, share: RunningShare, state: PeerState, driver: SessionDriver
-) -> tuple[list[bytes], dict[bytes, Item]] | None:
+    daemon: Supervisor,
+    share: RunningShare,
+    state: PeerState,
+    driver: SessionDriver,
+    *,
+    most: int = INSPECTED_MAX,
+    within_s: float = INSPECTION_S,
+) -> tuple[list[bytes], dict[bytes, Item], int] | None:
     """Return what differs (see `SessionDriver.inspect`); None if the session ends meanwhile.
 
     Raises:
         trio.TooSlowError: The peer does not answer.
     """
-    found: list[tuple[list[bytes], dict[bytes, Item]]] = []
+    found: list[tuple[list[bytes], dict[bytes, Item], int]] = []
     late = False
     async with trio.open_nursery() as nursery:
 
         async def ask() -> None:
             nonlocal late
             try:
-                found.append(await driver.inspect())
+                found.append(await driver.inspect(most=most, within_s=within_s))
             except trio.TooSlowError:
                 late = True
             nursery.cancel_scope.cancel()
@@ -95,7 +101,7 @@ async def device_diff(
         raise TimedOut(f"{state.record.name} does not answer") from None
     if found is None:
         return unconnected(state)
-    ours, theirs = found
+    ours, theirs, _ = found
     keys = sorted({*ours, *theirs})
     stored = await share.replica.query(lambda store: store.get_many(keys))
     differences = []

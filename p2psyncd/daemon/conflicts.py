@@ -55,6 +55,8 @@ async def find_in(share: RunningShare) -> list[Found]:
 
 def device_name(daemon: Supervisor, found: Found, side: Side | None) -> str:
     """Return the name of the device that made a write."""
+    if side is not None and side.by:
+        return side.by
     actor = side.actor if side is not None else None
     if actor is not None and actor == found.share.replica.standing.actor:
         return daemon.name

@@ -29,6 +29,8 @@ class Side:
     """As `conflict list` shows it: a conflict copy's path below the share; table, key, column and value."""
     place: str
     """As `conflict show` does: the absolute path; the value."""
+    by: str = ""
+    """Instead of a device's name: whose it is in words."""
     written_us: int = 0
     size: int = 0
     digest: bytes = b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from p2psyncd.core.guard import has_room
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import ShareStorage
 from p2psyncd.daemon.folder_desk import FolderDesk
-from p2psyncd.daemon.kinds import Opened
+from p2psyncd.daemon.kinds import Choice, Made, Opened
 from p2psyncd.daemon.share import FILESYSTEM
 from p2psyncd.daemon.transfer import Held
-from p2psyncd.errors import FolderMissing, ShareHeld
+from p2psyncd.errors import BadRequest, FolderMissing, ShareHeld
 from p2psyncd.sources.folder.conflicts import is_conflict_copy
 from p2psyncd.sources.folder.folder import FolderSource
 from p2psyncd.sources.folder.guard import check_new_root, create_marker, remove_marker
@@ -53,19 +53,24 @@ class FolderKind:
         there = Path(other.path)
         return other.kind == "folder" and (root == there or there in root.parents or root in there.parents)
 
-    def make(self, path: Path) -> bool:
-        """Make a folder if it is missing; return whether it was.
+    def check_choice(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> None:
+        """See that nobody wants a folder's files put aside: what differs is kept as conflict copies."""
+        if choice == "adopt":
+            raise BadRequest("--adopt is for databases; of a folder's files both versions are kept")
+
+    def make(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> Made:
+        """Make a folder if it is missing.
 
         Raises:
             FolderMissing: Its parent is missing too, or it cannot be made there.
         """
         if path.exists():
-            return False
+            return Made(made=False, settings={})
         try:
             path.mkdir()
         except OSError as error:
             raise FolderMissing(f"{path} cannot be made: {error.strerror}") from error
-        return True
+        return Made(made=True, settings={})
 
     def unmake(self, path: Path) -> None:
         """Take away a folder that was made for nothing; one that holds something by now stays."""

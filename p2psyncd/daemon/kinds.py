@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from p2psyncd.core.item import Draft, Item
 from p2psyncd.core.storage import ShareStorage
@@ -16,7 +16,14 @@ from p2psyncd.sources.local import LocalSource
 from p2psyncd.store.device import ShareRecord
 from p2psyncd.store.reading import ShareReader
 
-__all__ = ["Opened", "SourceKind"]
+__all__ = ["LOOKS_ONLY", "PROPAGATE", "WITHOUT", "Choice", "Made", "Opened", "SourceKind"]
+
+Choice = Literal["merge", "adopt"]
+"""What becomes of what is at the path of an offered share: it is united with the share, or put aside."""
+
+# What the record of a database's share tells its source: tables to leave out; whether tables and columns of peers are
+# made here; whether nothing is ever written to the file.
+WITHOUT, PROPAGATE, LOOKS_ONLY = "without", "propagate_schema", "looks_only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +38,16 @@ class Opened:
     """Whether a key may name an item; pure."""
     held: Callable[[Callable[[int], None]], Held]
     """Returns what peers may fetch, given what counts it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """The place that an offered share is put into."""
+
+    made: bool
+    """Whether nothing was there."""
+    settings: Mapping[str, object]
+    """What the share's record is to say about it."""
 
 
 class SourceKind(Protocol):
@@ -52,8 +69,17 @@ class SourceKind(Protocol):
         """Return whether something cannot be shared beside another share."""
         ...
 
-    def make(self, path: Path) -> bool:
-        """Make what an offered share is to be put into, if it is missing; return whether it was.
+    def check_choice(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> None:
+        """See whether an offered share can be put into a path without a person's word.
+
+        Raises:
+            Undecided: Somebody has to say first what becomes of what is there.
+            BadRequest: There is no such choice for this kind of share.
+        """
+        ...
+
+    def make(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> Made:
+        """Make what an offered share is to be put into, if it is missing; put aside what is to go.
 
         Raises:
             P2psyncError: It cannot be made there.
@@ -90,7 +116,7 @@ class SourceKind(Protocol):
 
         Args:
             record: The share.
-            source: Its source, where it could be opened.
+            source: Its source, where it could be opened; without it, what can be done is done.
 
         Raises:
             OSError, P2psyncError: It cannot be done now.

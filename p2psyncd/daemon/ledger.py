@@ -537,17 +537,21 @@ class Ledger:
         written = 0
         unsettled = set(changed) if self.announces else set()
         while unsettled and (drafts := self.source.mend(unsettled)):
-            page = self.page([draft.key for draft in drafts])
-            with self.store.transaction(durable=True):
-                for draft in drafts:
-                    stored = page.stored.get(draft.key)
-                    replaced = [stored.item] if stored is not None else []
-                    item = supersede(draft, self.dot(), self.clock.now_us(), *replaced)
-                    page.put_pending(Pending(item=item, base=page.applied(draft.key)))
-                self.write(page)
-            unsettled = {*page.puts, *page.pendings}
+            unsettled = self.overwrite(drafts)
             written += len(unsettled)
         return written
+
+    def overwrite(self, drafts: Sequence[Draft]) -> set[bytes]:
+        """Write drafts over the newest versions; they are still to be applied here, too. Return their keys."""
+        page = self.page([draft.key for draft in drafts])
+        with self.store.transaction(durable=True):
+            for draft in drafts:
+                stored = page.stored.get(draft.key)
+                replaced = [stored.item] if stored is not None else []
+                item = supersede(draft, self.dot(), self.clock.now_us(), *replaced)
+                page.put_pending(Pending(item=item, base=page.applied(draft.key)))
+            self.write(page)
+        return {*page.puts, *page.pendings}
 
     # The shape of the tree
 

@@ -26,7 +26,7 @@ from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.incarnation import Incarnation
 from p2psyncd.daemon.ledger import Ledger, Received
 from p2psyncd.daemon.signal import Signal
-from p2psyncd.errors import RemoteProtocolError, ShareHeld, StateForked
+from p2psyncd.errors import BadRequest, RemoteProtocolError, ShareHeld, StateForked
 from p2psyncd.sources.source import (
     Applied,
     Dirty,
@@ -265,6 +265,19 @@ class Replica:
         if gone:
             await self.record(gone)
         self.enter(Phase.READY)
+
+    async def write(self, decide: Callable[[ShareStorage], Sequence[Draft]]) -> None:
+        """Write what a person decided over the newest versions; the applier puts it in place here, too.
+
+        Args:
+            decide: Returns the drafts, given the store; blocks. What it raises changes nothing.
+
+        Raises:
+            BadRequest: What is written here is no version of the share's: it only receives.
+        """
+        if not self.ledger.announces:
+            raise BadRequest("This share only receives: decide on a device that sends")
+        await self.step(lambda: self.ledger.overwrite(decide(self.store)))
 
     # Remote versions
 

@@ -39,7 +39,7 @@ from p2psyncd.wire.effects import (
 from p2psyncd.wire.messages import Delta, Done, Gone, Message, SessionMessage, Summaries, Want
 from p2psyncd.wire.session import Session
 
-__all__ = ["ANEW", "MessageLink", "SessionDriver"]
+__all__ = ["ANEW", "INSPECTED_MAX", "INSPECTION_S", "MessageLink", "SessionDriver"]
 
 log = logging.getLogger(__name__)
 
@@ -248,14 +248,20 @@ class SessionDriver:
             await self.settle_structure()
             await self.carry_out(self.session.recheck(self.replica.standing), nursery)
 
-    async def inspect(self) -> tuple[list[bytes], dict[bytes, Item]]:
-        """Return what differs now: keys of ours, and the peer's versions by key.
+    async def inspect(
+        self, *, most: int = INSPECTED_MAX, within_s: float = INSPECTION_S
+    ) -> tuple[list[bytes], dict[bytes, Item], int]:
+        """Return what differs now: keys of ours, the peer's versions by key, and how many more it has of these.
+
+        Args:
+            most: How many of the peer's versions to ask for.
+            within_s: How long the peer may take.
 
         Raises:
             trio.TooSlowError: The peer does not answer.
         """
         try:
-            with trio.fail_after(INSPECTION_S):
+            with trio.fail_after(within_s):
                 while self.inspected is None:
                     event = self.inspection.event
                     async with self.turn:
@@ -264,11 +270,14 @@ class SessionDriver:
                             self.link.post(effect.message)
                     await event.wait()
                 found = self.inspected
-                if found.lacking:
-                    self.link.post(Want(share=self.replica.share, hashes=found.lacking[:INSPECTED_MAX]))
-                while len(self.repaired) < len(found.lacking[:INSPECTED_MAX]):
+                wanted = found.lacking[:most]
+                for at in range(0, len(wanted), INSPECTED_MAX):
+                    await self.link.stream(
+                        Want(share=self.replica.share, hashes=wanted[at : at + INSPECTED_MAX])
+                    )
+                while len(self.repaired) < len(wanted):
                     await self.inspection.event.wait()
-            return list(found.surplus), dict(self.repaired)
+            return list(found.surplus), dict(self.repaired), len(found.lacking) - len(wanted)
         finally:
             self.inspected = None
             self.repaired.clear()

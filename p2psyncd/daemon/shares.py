@@ -150,10 +150,14 @@ class Shares:
         if record.paused:
             # Before anybody is told of it: peers would wait for a session that does not come.
             share.replica.enter(Phase.PAUSED, "paused by `p2psync share pause`")
-        self.running[record.id] = share
+        self.put(share)
+        return share
+
+    def put(self, share: RunningShare) -> None:
+        """Let a share that was opened live."""
+        self.running[share.record.id] = share
         assert self.nursery is not None
         self.nursery.start_soon(share.run)
-        return share
 
     def open(self, record: ShareRecord) -> RunningShare:
         """Open a share's store and source; blocks."""

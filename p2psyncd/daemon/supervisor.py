@@ -22,6 +22,7 @@ from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.backend import DaemonBackend
 from p2psyncd.daemon.config import Config
 from p2psyncd.daemon.conflicts import tell_new
+from p2psyncd.daemon.database_share import DatabaseKind
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.folder_share import FolderKind
 from p2psyncd.daemon.journal import Journal
@@ -96,7 +97,10 @@ class Supervisor:
             clock=clock,
             executor=executor,
             entropy=entropy,
-            kinds={"folder": FolderKind(clock, history_limits(config))},
+            kinds={
+                "folder": FolderKind(clock, history_limits(config)),
+                "database": DatabaseKind(clock, self.identity.device),
+            },
             on_change=self.shares_changed,
         )
         self.admission = Admission(self.shares, entropy=entropy)

@@ -96,6 +96,17 @@ ANSWERS: dict[str, Any] = {
         {"name": "Music", "id": "ff", "kind": "folder", "device": "desk", "items": 3, "bytes": 4096}
     ],
     "share_accept": PHOTOS,
+    "share_compare": {
+        "share": "Notes",
+        "path": "/home/ada/notes.db",
+        "device": "desk",
+        "identical": 1200,
+        "only_here": 1,
+        "only_there": 2,
+        "different": 3,
+        "tables": [{"table": "notes", "identical": 1200, "only_here": 1, "only_there": 2, "different": 3}],
+        "complete": True,
+    },
     "share_pause": PHOTOS,
     "share_resume": PHOTOS,
     "share_rescan": PHOTOS,

@@ -131,7 +131,14 @@ READS = [
         {"path": "/a", "name": "n", "kind": "folder", "mode": "send-only", "with_devices": ["desk"]},
         "share_add",
         ("/a",),
-        {"name": "n", "kind": "folder", "mode": "send-only", "with_devices": ["desk"]},
+        {
+            "name": "n",
+            "kind": "folder",
+            "mode": "send-only",
+            "with_devices": ["desk"],
+            "without": [],
+            "propagate_schema": False,
+        },
     ),
     (
         "POST",
@@ -139,7 +146,14 @@ READS = [
         {"path": "/a"},
         "share_add",
         ("/a",),
-        {"name": None, "kind": None, "mode": "send-receive", "with_devices": []},
+        {
+            "name": None,
+            "kind": None,
+            "mode": "send-receive",
+            "with_devices": [],
+            "without": [],
+            "propagate_schema": False,
+        },
     ),
     (
         "POST",
@@ -147,12 +161,49 @@ READS = [
         {"name": "n", "path": "/a", "from_device": "desk"},
         "share_accept",
         ("n", "/a"),
-        {"mode": "send-receive", "from_device": "desk"},
+        {
+            "mode": "send-receive",
+            "from_device": "desk",
+            "join": None,
+            "without": [],
+            "propagate_schema": False,
+        },
+    ),
+    (
+        "POST",
+        "/v1/shares/accept",
+        {"name": "n", "path": "/a", "join": "adopt", "without": ["logs"], "propagate_schema": True},
+        "share_accept",
+        ("n", "/a"),
+        {
+            "mode": "send-receive",
+            "from_device": None,
+            "join": "adopt",
+            "without": ["logs"],
+            "propagate_schema": True,
+        },
+    ),
+    (
+        "POST",
+        "/v1/shares/compare",
+        {"name": "n", "path": "/a", "from_device": "desk"},
+        "share_compare",
+        ("n", "/a"),
+        {"from_device": "desk"},
     ),
     *[
         ("POST", f"/v1/shares/{verb}", {"name": "n"}, f"share_{verb}", ("n",), {})
-        for verb in ("pause", "resume", "rescan", "remove", "approve")
+        for verb in ("pause", "resume", "rescan")
     ],
+    ("POST", "/v1/shares/remove", {"name": "n"}, "share_remove", ("n",), {"force": False}),
+    (
+        "POST",
+        "/v1/shares/approve",
+        {"name": "n", "catch_up": True},
+        "share_approve",
+        ("n",),
+        {"catch_up": True},
+    ),
     (
         "POST",
         "/v1/wait",

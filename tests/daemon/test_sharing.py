@@ -14,11 +14,12 @@ from p2psyncd.daemon.config import Config
 from p2psyncd.errors import (
     BadRequest,
     ConfigError,
-    DatabasesUnsupported,
     FolderMissing,
     NestedShare,
     NoSuchOffer,
     NoSuchShare,
+    NotADatabase,
+    NotAFolder,
     P2psyncError,
     ShareExists,
     TimedOut,
@@ -112,13 +113,15 @@ async def test_what_cannot_be_shared_is_refused_and_nothing_is_left_on_disk(lab:
     with sqlite3.connect(database) as connection:
         connection.execute("CREATE TABLE t (x)")
     connection.close()
+    (maple.folder / "plain.db").write_text("no database")
     other = maple.make("other")
     refused = [
         (inner, {}, NestedShare),
         (maple.folder, {"name": "above"}, NestedShare),
         (maple.folder / "nowhere", {}, FolderMissing),
-        (database, {}, DatabasesUnsupported),
-        (other, {"kind": "database"}, DatabasesUnsupported),
+        (database, {"kind": "folder"}, NotAFolder),
+        (maple.folder / "plain.db", {"kind": "database"}, NotADatabase),
+        (other, {"kind": "database"}, NotAFolder),
         (other, {"name": "outer"}, ShareExists),
         (other, {"mode": "sideways"}, BadRequest),
     ]

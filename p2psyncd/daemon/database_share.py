@@ -1,0 +1,152 @@
+"""Sharing databases: which can be shared, what becomes of a file that is there already, and the database source."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from p2psyncd.core.clock import Clock
+from p2psyncd.core.ids import DeviceId
+from p2psyncd.core.item import Item
+from p2psyncd.core.storage import ShareStorage
+from p2psyncd.daemon.database_desk import DatabaseDesk
+from p2psyncd.daemon.kinds import LOOKS_ONLY, PROPAGATE, WITHOUT, Choice, Made, Opened
+from p2psyncd.daemon.report import time_text
+from p2psyncd.daemon.transfer import Held
+from p2psyncd.errors import DatabaseUnavailable, ShareHeld, Undecided
+from p2psyncd.sources.database.database import DatabaseSource
+from p2psyncd.sources.database.file import DatabaseFile, check_new_database
+from p2psyncd.sources.database.hints import uninstall
+from p2psyncd.sources.database.keys import is_acceptable
+from p2psyncd.sources.database.placing import clear, has_rows, make_database, put_aside
+from p2psyncd.sources.database.row import has_losers
+from p2psyncd.sources.local import LocalSource
+from p2psyncd.sources.source import ContentReader
+from p2psyncd.store.device import ShareRecord
+from p2psyncd.store.reading import ShareReader
+
+__all__ = ["DatabaseKind"]
+
+log = logging.getLogger(__name__)
+
+
+class DatabaseKind:
+    """See `SourceKind`."""
+
+    def __init__(self, clock: Clock, device: DeviceId) -> None:
+        self.clock = clock
+        self.device = device
+
+    def is_conflict(self, item: Item) -> bool:
+        """Return whether a row keeps what lost a conflict."""
+        return has_losers(item.meta)
+
+    def check_new(self, path: Path) -> Path:
+        """Return the real path of a database that can be shared."""
+        return check_new_database(path)
+
+    def overlaps(self, root: Path, other: ShareRecord) -> bool:
+        """Return whether both are one file; a database may lie in a shared folder."""
+        if other.kind != "database":
+            return False
+        try:
+            return root == Path(other.path) or root.samefile(other.path)
+        except OSError:
+            return False
+
+    def check_choice(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> None:
+        """Raise Undecided where rows are in the file and nobody said what is to become of them."""
+        if choice is None and has_rows(path, without_of(settings)):
+            raise Undecided(f"{path} holds rows of its own")
+
+    def make(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> Made:
+        """Make an empty database where there is none; put one aside that is not wanted."""
+        without = without_of(settings)
+        made = make_database(path)
+        if choice == "adopt" and has_rows(path, without):
+            stamp = time_text(self.clock.now_us())[: len("2026-11-24T04:00")].replace(":", "-")
+            kept = put_aside(path, f"before-adopt-{stamp}")
+            log.info("database_put_aside path=%s kept=%s", path, kept)
+            clear(path, without)
+        # There is nothing yet that a schema could be in conflict with, and no rows without one.
+        empty = made or not has_rows(path, without)
+        return Made(made=made, settings={PROPAGATE: True} if empty else {})
+
+    def unmake(self, path: Path) -> None:
+        """Take away a database that was made for nothing; one that holds something by now stays."""
+        with suppress(OSError, DatabaseUnavailable, ShareHeld):
+            if not has_rows(path):
+                for name in (
+                    path,
+                    *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")),
+                ):
+                    name.unlink(missing_ok=True)
+
+    def mark(self, record: ShareRecord) -> None:
+        """Leave nothing: the source puts its mark into the file with the first look."""
+
+    def open(self, record: ShareRecord, store: ShareStorage, catalogue: ShareReader) -> Opened:
+        """Open the database source."""
+        settings = record.settings
+        path = Path(record.path)
+        source = DatabaseSource.open(
+            path,
+            record.id,
+            store,
+            catalogue,
+            self.clock,
+            device=self.device,
+            without=without_of(settings),
+            propagate_schema=bool(settings.get(PROPAGATE)),
+            looks_only=bool(settings.get(LOOKS_ONLY)),
+        )
+
+        def held(sent: Callable[[int], None]) -> Held:
+            return Held(
+                with_digest=lambda _: [],
+                chunk_list=lambda _: None,
+                source=source,
+                chunker=no_chunks,
+                sent=sent,
+                has_room=lambda size: size <= free_bytes(path),
+            )
+
+        return Opened(
+            source=source,
+            desk=lambda share: DatabaseDesk(share, source, catalogue),
+            directory=None,
+            acceptable=is_acceptable,
+            held=held,
+        )
+
+    def unmark(self, record: ShareRecord, source: LocalSource | None) -> None:
+        """Take triggers, side tables and the mark out of the file; see `SourceKind`."""
+        if isinstance(source, DatabaseSource):
+            if not source.looks_only:
+                source.uninstall()
+            return
+        with (
+            suppress(DatabaseUnavailable, OSError, ShareHeld),
+            DatabaseFile(Path(record.path)).writing(quiet=True) as one,
+        ):
+            uninstall(one)
+
+
+def without_of(settings: Mapping[str, object]) -> Collection[str]:
+    """Return the tables that a person wants left out."""
+    names = settings.get(WITHOUT, [])
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def no_chunks(reader: ContentReader) -> bytes:
+    """Never called: rows have no content apart."""
+    raise AssertionError(reader.size)
+
+
+def free_bytes(path: Path) -> int:
+    """Return what is free for this user on a file's disk."""
+    status = os.statvfs(path.parent)
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,166 @@
+"""Looking before joining: a database that holds rows against the share that it may become a part of.
+
+The share is opened for the time of the comparison only: its state is thrown away afterwards, nothing is written to
+the database, and nothing is taken from the peer or given to it but the rows that differ, in its direction to here.
+Equal rows are equal entries of the Merkle summary on both sides, so only what differs travels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from p2psyncd.control.messages import Compared, Comparison, TableComparison
+from p2psyncd.core.item import Item
+from p2psyncd.core.storage import ShareStorage
+from p2psyncd.daemon.comparing import inspect
+from p2psyncd.daemon.kinds import LOOKS_ONLY
+from p2psyncd.daemon.mesh import PeerState
+from p2psyncd.daemon.replica import Phase
+from p2psyncd.daemon.report import drivers_of
+from p2psyncd.daemon.row_text import table_of
+from p2psyncd.daemon.sessions import SessionDriver
+from p2psyncd.daemon.share import RunningShare
+from p2psyncd.daemon.signal import first_of
+from p2psyncd.errors import NoSuchOffer, ShareExists, ShareHeld, TimedOut
+from p2psyncd.store.device import ShareRecord
+from p2psyncd.wire.messages import Offer
+
+if TYPE_CHECKING:
+    from p2psyncd.daemon.supervisor import Supervisor
+
+__all__ = ["compare"]
+
+# A million rows are read in a fraction of this; a peer that does not answer for so long will not.
+COMPARED_WITHIN_S = 600.0
+# Rows of the peer that are asked for, to say which tables they are in.
+ROWS_ASKED_MAX = 100_000
+
+
+async def compare(daemon: Supervisor, state: PeerState, offer: Offer, path: Path) -> Comparison:
+    """Compare a database with an offered share.
+
+    Raises:
+        TimedOut: The peer does not answer.
+        ShareHeld: The database cannot be read.
+        P2psyncError: It cannot be shared.
+    """
+    return await daemon.shares.to_the_end(lambda: look(daemon, state, offer, path))
+
+
+async def look(daemon: Supervisor, state: PeerState, offer: Offer, path: Path) -> Comparison:
+    """Open the share, look, and throw its state away; other changes of the table wait."""
+    shares = daemon.shares
+    if offer.share in shares.running or offer.share in shares.broken:
+        raise ShareExists(f"{offer.name} is accepted already")
+    root = await daemon.executor.run(lambda: daemon.admission.usable(path, offer.kind))
+    record = ShareRecord(
+        id=offer.share,
+        name=offer.name,
+        kind=offer.kind,
+        path=str(root),
+        mode="send-receive",
+        secret=offer.secret,
+        paused=False,
+        with_devices=(state.record.device,),
+        added_us=daemon.clock.now_us(),
+        settings={LOOKS_ONLY: True},
+    )
+    await daemon.executor.run(lambda: shares.forget_state(offer.share))
+    share = await daemon.executor.run(lambda: shares.open(record))
+    share.replica.undecided = True
+    shares.put(share)
+    try:
+        with trio.fail_after(COMPARED_WITHIN_S):
+            return await compared(daemon, share, state)
+    except trio.TooSlowError:
+        raise TimedOut(f"{state.record.name} does not answer") from None
+    finally:
+        del shares.running[offer.share]
+        shares.on_change()
+        with trio.CancelScope(shield=True):  # bounded: what is under way is a transaction
+            await share.stop()
+            await daemon.executor.run(lambda: shares.forget_state(offer.share))
+
+
+async def compared(daemon: Supervisor, share: RunningShare, state: PeerState) -> Comparison:
+    """Return how a share that runs stands to a peer's."""
+    while True:
+        driver = await session_with(daemon, share, state)
+        found = await inspect(daemon, share, state, driver, most=ROWS_ASKED_MAX, within_s=COMPARED_WITHIN_S)
+        if found is not None:
+            break
+    ours, theirs, more = found
+    here = await share.replica.query(counted)
+    return Comparison(
+        share=share.record.name,
+        path=share.record.path,
+        device=state.record.name,
+        **by_table(here, ours, theirs, more),
+    )
+
+
+async def session_with(daemon: Supervisor, share: RunningShare, state: PeerState) -> SessionDriver:
+    """Return the session with the peer, once everything here is read and the peer's log has come.
+
+    Raises:
+        ShareHeld: The database cannot be read.
+        NoSuchOffer: The peer went away.
+    """
+    replica = share.replica
+    while True:
+        events = [replica.signal.event, daemon.mesh.changed.event]
+        if replica.phase in {Phase.HELD, Phase.ERROR} or share.waiting:
+            raise ShareHeld(f"{share.record.path}: {share.waiting or replica.reason}")
+        if state.link is None:
+            raise NoSuchOffer(f"{state.record.name} went away")
+        mine = [driver for peer, driver in drivers_of(daemon.mesh, share) if peer is state]
+        if (
+            replica.phase is Phase.READY
+            and mine
+            and mine[0].session.pushes
+            and mine[0].session.peer is not None
+        ):
+            return mine[0]
+        await first_of(events)
+
+
+def counted(store: ShareStorage) -> Counter[str]:
+    """Return how many rows each table has; blocks."""
+    return Counter(table_of(listed.key) for listed in store.below(b""))
+
+
+def by_table(here: Counter[str], ours: list[bytes], theirs: dict[bytes, Item], more: int) -> Compared:
+    """Return the comparison by tables, and what they add up to.
+
+    Args:
+        here: Rows of each table.
+        ours: Keys of rows here that the peer has not, or otherwise.
+        theirs: The peer's rows that are not here, or otherwise.
+        more: How many more the peer has of these.
+    """
+    surplus = set(ours)
+    different = Counter(table_of(key) for key in surplus & theirs.keys())
+    only_here = Counter(table_of(key) for key in surplus - theirs.keys())
+    only_there = Counter(table_of(key) for key in theirs.keys() - surplus)
+    tables = [
+        TableComparison(
+            table=table,
+            identical=here[table] - different[table] - only_here[table],
+            only_here=only_here[table],
+            only_there=only_there[table],
+            different=different[table],
+        )
+        for table in sorted({*here, *only_there})
+    ]
+    return Compared(
+        identical=sum(one["identical"] for one in tables),
+        only_here=only_here.total(),
+        only_there=only_there.total() + more,
+        different=different.total(),
+        tables=tables,
+        complete=not more,
+    )
