@@ -134,7 +134,7 @@ class Watcher:
         Raises:
             OSError: The folder is not there (any more); start again once it is.
         """
-        self.pace, self.poll_s = Pace(), 0.0
+        self.pace, self.poll_s = Pace(), trio.current_time()
         try:
             self.open()
             self.seen = self.status()
@@ -144,12 +144,15 @@ class Watcher:
                 await self.wait()
                 now_s = trio.current_time()
                 if self.inotify >= 0:
-                    self.take_events(now_s, notify)
+                    self.take_events(now_s)
                 elif now_s >= again_s:
                     again_s = now_s + AGAIN_S
                     self.open()
                 if self.pace.take(now_s):
                     notify(EVERYTHING)
+        except OSError:
+            notify(EVERYTHING)  # a look says what is the matter
+            raise
         finally:
             self.close()
 
@@ -207,7 +210,7 @@ class Watcher:
             self.compare(now_s)
             self.poll_s = now_s + (POLL_S if self.inotify >= 0 else POLL_ONLY_S)
 
-    def take_events(self, now_s: float, notify: Callable[[Dirty], None]) -> None:
+    def take_events(self, now_s: float) -> None:
         """Take the events that came.
 
         Raises:
@@ -215,7 +218,6 @@ class Watcher:
         """
         for event in read_events(self.inotify):
             if event.mask & FOLDER_GONE:
-                notify(EVERYTHING)
                 raise FileNotFoundError(
                     errno.ENOENT, "the database's folder is gone", os.fsdecode(self.folder)
                 )
