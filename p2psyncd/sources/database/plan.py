@@ -91,6 +91,9 @@ class Planner:
             self.take(item.key, self.view.applied(item.key), item if item.live else None)
         for key in also:
             self.add(key)
+            if key not in self.rows and unpack_key(key).table in self.schema.tables:
+                self.take(key, None, None)
+                self.rows[key].has_gone = True
         size = -1
         while size != len(self.rows):
             size = len(self.rows)
@@ -192,7 +195,8 @@ class Planner:
         left: set[tuple[str, Place]] = set()
         for row in self.rows.values():
             row.number = None
-            if row.place is not None and not row.to_show and self.constraints.births[row.table.name]:
+            went = row.has_gone or (row.place is not None and not row.to_show)
+            if went and self.constraints.births[row.table.name]:
                 left.add((row.table.name, born_with(row)))
             if row.to_show and self.constraints.births[row.table.name]:
                 groups.setdefault((row.table.name, born_with(row)), []).append(row)
@@ -233,7 +237,7 @@ class Planner:
         """Take in what is to be decided together with a row."""
         for key in self.places.stand_ins.get(row.key, ()):
             self.add(key, row)
-        if (row.place is not None) != row.to_show:
+        if row.has_gone or (row.place is not None) != row.to_show:
             self.grow_numbers(row)
         for claim in row.claims:
             if (row.key, claim) not in self.looked:
@@ -253,9 +257,11 @@ class Planner:
         if not self.constraints.births[row.table.name]:
             return
         born = born_with(row)
+        if row.has_gone and (occupant := self.identities.at(row.table, born)) is not None:
+            self.add(occupant, row)
         for key in list(self.places.births.get((row.table.name, born), ())):
             self.add(key, row)
-        (number,) = row.place or born
+        (number,) = row.place or self.places.moved.get(row.key) or born
         if isinstance(number, int) and number >= FRESH_MIN:
             self.grow_clashes(row)
 

@@ -61,6 +61,8 @@ class Row:
     """Where it is shown now; None: it is not."""
     values: dict[str, Value] | None = None
     """What is there now."""
+    has_gone: bool = False
+    """The app deleted it, and that is recorded: only others may have to be shown otherwise."""
     troubled: bool = False
     """What is there is not what is applied: somebody edits it."""
     broken: int = 0
