@@ -130,7 +130,7 @@ class Oracle:
         self.written.update(unrecorded)
 
     def rewritten(self, name: bytes, machine: Machine) -> None:
-        """Take note of what a machine has no row of any more: found again, it is a new write."""
+        """Take note of what a machine has no row of (any more, or not yet again): found there, it is a new write."""
         self.writers.setdefault(name, set()).add(machine.number)
 
     def forgive(self, claims: Iterable[Claim]) -> None:

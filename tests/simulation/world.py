@@ -164,7 +164,10 @@ class World:
             return
         if machine.number in self.amnesiac:
             self.amnesiac.discard(machine.number)
-            self.oracle.forgive(sorted(process.device.unrecorded()))
+            found = sorted(process.device.unrecorded())
+            self.oracle.forgive(found)
+            for claim in found:
+                self.oracle.rewritten(claim.name, machine)
         # After a power cut its memory may be shorter than what it had when it ended.
         self.unsettled.setdefault(machine.number, set()).update(process.device.unsettled())
         process.on_stamped_again = self.oracle.forgive
