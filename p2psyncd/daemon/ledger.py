@@ -206,7 +206,9 @@ class Ledger:
             stored = page.stored.get(draft.key)
             if draft.kind is Kind.TOMBSTONE:
                 if stored is not None and stored.item.live:
-                    item = supersede(draft, dot, self.clock.now_us(), stored.item)
+                    item = supersede(
+                        self.deletion(draft, stored.item), dot, self.clock.now_us(), stored.item
+                    )
                     page.put(Stored(item=self.knowing_copies(item)))
             elif stored is not None and stored.item.live and stored.item.same_value(draft):
                 page.states[draft.key] = observation.state
@@ -216,6 +218,15 @@ class Ledger:
                 if replaced:
                     item = self.knowing_copies(item)
                 page.put(Stored(item=item, state=observation.state))
+
+    def deletion(self, draft: Draft, item: Item) -> Draft:
+        """Return a local delete's draft, naming what it deletes where that is a write of our own.
+
+        Once this replica goes on as another actor nothing else tells what its delete knew: see `renew`.
+        """
+        if draft.kind is not Kind.TOMBSTONE or draft.meta or self.source.made_by(item).actor != self.store.actor():
+            return draft
+        return self.source.deletion(item)
 
     def knowing_copies(self, item: Item) -> Item:
         """Return a local write as one that knows the versions whose conflict copies lie, or lay, beside it.
@@ -270,6 +281,8 @@ class Ledger:
         else:
             # A delete, too: an edit that waits beats it, a mere change of metadata does not.
             replaced = [base.item] if base is not None else []
+            if base is not None:
+                draft = self.deletion(draft, base.item)
             ours = supersede(draft, dot, self.when(observation), *replaced)
             if replaced:
                 ours = self.knowing_copies(ours)

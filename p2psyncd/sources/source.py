@@ -240,6 +240,10 @@ class Source(Protocol):
         """Return whether a key names a conflict copy of an item; pure."""
         ...
 
+    def deletion(self, item: Item) -> Draft:
+        """Return the draft of a delete of an item, which may name what it deletes; pure."""
+        ...
+
     def made_by(self, item: Item) -> Dot:
         """Return the write that made an item's content: of a conflict copy, the loser's; pure."""
         ...

@@ -30,7 +30,7 @@ from p2psyncd.sources.folder.attributes import (
     encode,
 )
 from p2psyncd.sources.folder.conflicts import copies_begin, is_conflict, is_conflict_copy, is_copy_of
-from p2psyncd.sources.folder.merge import aside, merge
+from p2psyncd.sources.folder.merge import aside, deletion, merge
 from p2psyncd.sources.source import (
     Applied,
     Dirty,
@@ -181,6 +181,9 @@ class MemorySource:
 
     def is_copy_of(self, copy: bytes, key: bytes) -> bool:
         return is_copy_of(copy, key)
+
+    def deletion(self, item: Item) -> Draft:
+        return deletion(item)
 
     def made_by(self, item: Item) -> Dot:
         return content_dot(item, decode_or_plain(item.meta))

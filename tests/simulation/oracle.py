@@ -57,7 +57,9 @@ class Oracle:
     """What may come back: see `forgive`."""
     perished: set[Claim] = field(default_factory=set)
     set_back: set[int] = field(default_factory=set)
-    """Machines that were set back as a whole."""
+    """Machines that were set back as a whole, and not found out yet."""
+    doubtful: set[Claim] = field(default_factory=set)
+    """What users wrote on these meanwhile."""
 
     # On the way
 
@@ -88,6 +90,8 @@ class Oracle:
             # never have heard that it was taken away elsewhere.
             if claim not in self.taken:
                 self.claims[claim] = machine.number
+            if machine.number in self.set_back:
+                self.doubtful.add(claim)
             self.deleted.pop(claim, None)
 
     def note_last_copies(self, deed: Deed, machines: Iterable[Machine]) -> None:
@@ -133,6 +137,11 @@ class Oracle:
         """Take note of what a machine has no row of (any more, or not yet again): found there, it is a new write."""
         self.writers.setdefault(name, set()).add(machine.number)
 
+    def found_out(self, machine: Machine, claims: Iterable[Claim]) -> None:
+        """Take note of what a device stamped again, as another actor: what it writes from now on claims nothing that is false."""
+        self.set_back.discard(machine.number)
+        self.forgive(claims)
+
     def forgive(self, claims: Iterable[Claim]) -> None:
         """Take note of what a device has and cannot know whether it was deleted.
 
@@ -166,7 +175,7 @@ class Oracle:
                 raise Violation("different pictures", f"{numbers}: {'; '.join(what)}")
         own = self.kept_at_home(processes)
         kept = {value for process in processes for value in process.machine.kept()}
-        own |= {c for c, number in self.claims.items() if number in self.set_back and c.value in kept}
+        own |= {claim for claim in self.doubtful if claim.value in kept}
         for process in mutual:
             self.check_values(process, own)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ from plan import Plan, Step
 from process import Process
 
 from p2psyncd.core.ids import DeviceId
+from p2psyncd.daemon.applier import RETRY_S
 from p2psyncd.daemon.forgetting import forget_now
 from p2psyncd.daemon.replica import EVERYTHING, Phase
 from p2psyncd.daemon.signal import Signal
@@ -170,7 +172,7 @@ class World:
                 self.oracle.rewritten(claim.name, machine)
         # After a power cut its memory may be shorter than what it had when it ended.
         self.unsettled.setdefault(machine.number, set()).update(process.device.unsettled())
-        process.on_stamped_again = self.oracle.forgive
+        process.on_stamped_again = partial(self.oracle.found_out, machine)
         self.processes[machine.number] = process
         self.nursery.start_soon(self.run, process)
         self.changed.fire()
@@ -291,7 +293,7 @@ class World:
             # What was saved later is of a past that is undone: a state must not be newer than what it speaks of.
             del made[which % len(made) + 1 :]
         machine.restore(made[which % len(made)], everything=everything, noticed=noticed)
-        if everything:
+        if everything and not noticed:
             self.oracle.set_back.add(machine.number)
         self.struck(machine)
         await self.boot(machine)
@@ -381,7 +383,8 @@ class World:
         with trio.move_on_after(AGREE_S):
             while True:
                 before = self.sent
-                await trio.sleep(LOOK_S)
+                waits = any(p.device.replica.totals.pending_items for p in self.running())
+                await trio.sleep(LOOK_S + RETRY_S if waits else LOOK_S)
                 if self.sent == before and self.agree():
                     return
         what = "no agreement" if self.sent == before else "endless traffic"

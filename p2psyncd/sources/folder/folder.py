@@ -36,7 +36,7 @@ from p2psyncd.sources.folder.history import History, HistoryLimits
 from p2psyncd.sources.folder.ignore import Ignore
 from p2psyncd.sources.folder.layout import STAGING, check_key
 from p2psyncd.sources.folder.local import LocalContent
-from p2psyncd.sources.folder.merge import aside, merge
+from p2psyncd.sources.folder.merge import aside, deletion, merge
 from p2psyncd.sources.folder.scan import ScanContext, scan
 from p2psyncd.sources.folder.staging import StagedWriter, Staging
 from p2psyncd.sources.folder.verify import Problem, verify
@@ -268,6 +268,10 @@ class FolderSource:
     def is_copy_of(self, copy: bytes, key: bytes) -> bool:
         """Return whether a key names a conflict copy of an item."""
         return is_copy_of(copy, key)
+
+    def deletion(self, item: Item) -> Draft:
+        """Return the draft of a delete of an item."""
+        return deletion(item)
 
     def made_by(self, item: Item) -> Dot:
         """Return the write that made an item's content."""

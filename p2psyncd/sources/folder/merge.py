@@ -19,7 +19,7 @@ from p2psyncd.sources.folder.attributes import Attributes, content_dot, decode_o
 from p2psyncd.sources.folder.conflicts import aside_key
 from p2psyncd.sources.source import Merged, Side
 
-__all__ = ["aside", "merge"]
+__all__ = ["aside", "deletion", "merge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Version:
 def merge(ours: Item, theirs: Item) -> Merged:
     """Decide about two concurrent versions of one key; see `Source.merge`."""
     side = Side.OURS if wins(ours, theirs) else Side.THEIRS
-    if ours.same_value(theirs):
+    if ours.same_value(theirs) or not (ours.live or theirs.live):
         return Merged(winner=side)
     a, b = Version(ours, decode_or_plain(ours.meta)), Version(theirs, decode_or_plain(theirs.meta))
     winner, loser = (a, b) if side is Side.OURS else (b, a)
@@ -81,7 +81,9 @@ def decide(winner: Version, loser: Version) -> tuple[Draft | None, Draft | None]
 
 def is_old_news(old: Version, new: Version) -> bool:
     """Return whether the content of `old` was known to whoever wrote `new`: it was replaced knowingly."""
-    return new.item.covers(content_dot(old.item, old.attributes))
+    made = content_dot(old.item, old.attributes)
+    # A delete may name one write that it knew, though not by its history: see `deletion`.
+    return new.item.covers(made) or (not new.item.live and new.attributes.content == made)
 
 
 def mode_of(winner: Version, loser: Version) -> Version:
@@ -137,6 +139,18 @@ def kept_aside(loser: Version) -> Draft:
     """
     made = content_dot(loser.item, loser.attributes)
     return draft(loser.item, replace(loser.attributes, content=made, chosen=None), aside_key(loser.item))
+
+
+def deletion(item: Item) -> Draft:
+    """Return the delete of a file or link, naming the write that made its content; of a directory, the plain delete.
+
+    What else the delete knew of that actor may turn out to be no one's (decision 0013): this one write it knew.
+    """
+    gone = Draft(key=item.key, kind=Kind.TOMBSTONE)
+    if item.kind is Kind.DIRECTORY:
+        return gone
+    made = content_dot(item, decode_or_plain(item.meta))
+    return replace(gone, meta=encode(Attributes(mode=0, mtime_ns=0, content=made)))
 
 
 def aside(loser: Item) -> Draft:
