@@ -15,7 +15,7 @@ from typing import Protocol, assert_never
 
 import trio
 
-from p2psyncd.core.ids import DeviceId
+from p2psyncd.core.ids import ActorId, DeviceId
 from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.merkle import Summary, compare, find, summarize
@@ -50,6 +50,9 @@ INBOX_MESSAGES_MAX = 8
 ITEMS_PER_DELTA = 1000
 # Of long names and vectors a thousand would not fit into a frame.
 BYTES_PER_DELTA = 1024 * 1024
+# Of a stream that is applied as a whole, so much is taken in at a time.
+GATHERED_MAX = 10_000
+GATHERED_BYTES = 16 * 1024 * 1024
 # Roots may differ for a moment because writes are under way; a descent for that would be waste.
 RECHECK_S = 0.3
 SUMMARY_BYTES = 4096
@@ -90,6 +93,11 @@ class SessionDriver:
         self.outbox, self.inbox = trio.open_memory_channel[SessionMessage](INBOX_MESSAGES_MAX)
         self.turn = trio.Lock()
         self.cursor = 0
+        self.gathered: list[Item] = []
+        """What came of a stream that is to be applied as a whole."""
+        self.gathered_from: dict[ActorId, DeviceId] = {}
+        self.gathered_bytes = 0
+        self.gathered_stale = False
         self.unsettled: set[bytes] = set()
         """Keys that the peer changed since it last said that it has sent all."""
         self.ended = ""
@@ -148,6 +156,8 @@ class SessionDriver:
                 nursery.start_soon(self.keep_supplying)
                 async for message in self.inbox:
                     async with self.turn:
+                        if not isinstance(message, Delta):
+                            await self.take_gathered()
                         await self.replica.meet(message)
                         if self.replica.epoch != self.epoch:
                             break
@@ -215,9 +225,36 @@ class SessionDriver:
             self.inspection.fire()
         if not self.replica.takes:
             return
-        if not delta.repair:
+        if self.replica.source.whole and not delta.repair:
             await self.replica.stream_began(self.peer)
-        received = await self.replica.receive(delta.items, delta.devices, repair=delta.repair, stale=stale)
+            # Applied together, it may as well be written down together: each step waits for the disk.
+            self.gathered += delta.items
+            self.gathered_from.update(delta.devices)
+            self.gathered_bytes += sum(len(item.meta) for item in delta.items)
+            self.gathered_stale |= stale
+            if len(self.gathered) >= GATHERED_MAX or self.gathered_bytes >= GATHERED_BYTES:
+                await self.take_gathered()
+            return
+        await self.take_gathered()
+        await self.take_items(delta.items, delta.devices, repair=delta.repair, stale=stale)
+
+    async def take_gathered(self) -> None:
+        """Hand what was gathered of a stream to the replica."""
+        items, self.gathered, self.gathered_bytes = self.gathered, [], 0
+        if items:
+            devices = tuple(self.gathered_from.items())
+            await self.take_items(items, devices, repair=False, stale=self.gathered_stale)
+
+    async def take_items(
+        self,
+        items: Sequence[Item],
+        devices: Sequence[tuple[ActorId, DeviceId]],
+        *,
+        repair: bool,
+        stale: bool,
+    ) -> None:
+        """Hand items to the replica, and answer with our better versions."""
+        received = await self.replica.receive(items, devices, repair=repair, stale=stale)
         self.unsettled |= received.changed
         if received.answers:
             await self.send_items(received.answers, repair=True)

@@ -68,6 +68,10 @@ ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 HASHED = re.compile(rb"h[0-9a-f]{64}")
 INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 REF = re.compile(rb"@(0|-?[1-9][0-9]{0,18})\.((?:[0-9a-f]{2})*)")
+# Most keys: a table with a plain name, and one integer.
+PLAIN = re.compile(
+    rb"([A-Za-z_][A-Za-z0-9_]{0,200})/(-?[0-9a-f]{1,15})/(0|-?[1-9][0-9]{0,18})(?:/([0-9a-f]{20}))?"
+)
 DOUBLE = struct.Struct(">d")
 MILLISECONDS_MAX = 2**48 - 1
 ACTOR_BYTES = 4
@@ -219,6 +223,11 @@ def unpack_key(key: bytes) -> RowKey:
     Raises:
         ValueError: It is not as `pack_key` makes it.
     """
+    plain = PLAIN.fullmatch(key)
+    if plain is not None:
+        number = int(plain[3])
+        if INTEGER_MIN <= number <= INTEGER_MAX and plain[2] == b"%x" % (number >> 8):
+            return RowKey(plain[1].decode(), (number,), bytes.fromhex(plain[4].decode()) if plain[4] else b"")
     name, _, rest = key.partition(b"/")
     _bucket, _, rest = rest.partition(b"/")
     text, slash, birth_text = rest.partition(b"/")
