@@ -206,9 +206,8 @@ class Ledger:
             stored = page.stored.get(draft.key)
             if draft.kind is Kind.TOMBSTONE:
                 if stored is not None and stored.item.live:
-                    item = supersede(
-                        self.deletion(draft, stored.item), dot, self.clock.now_us(), stored.item
-                    )
+                    gone = self.deletion(draft, stored.item)
+                    item = supersede(gone, dot, self.clock.now_us(), stored.item)
                     page.put(Stored(item=self.knowing_copies(item)))
             elif stored is not None and stored.item.live and stored.item.same_value(draft):
                 page.states[draft.key] = observation.state

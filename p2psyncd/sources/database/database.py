@@ -18,7 +18,7 @@ import trio
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import DeviceId, ShareId
-from p2psyncd.core.item import Draft, Item
+from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, ShareStorage, Stored
 from p2psyncd.core.version import Dot
 from p2psyncd.core.version import Dot
@@ -379,6 +379,10 @@ class DatabaseSource:
     def aside(self, item: Item) -> NoReturn:
         """Never called: rows are merged."""
         raise AssertionError(item.key)
+
+    def deletion(self, item: Item) -> Draft:
+        """Return a plain delete: a row's own says what it deleted."""
+        return Draft(key=item.key, kind=Kind.TOMBSTONE)
 
     def made_by(self, item: Item) -> Dot:
         """Return the write of an item: there are no copies of others."""
