@@ -6,6 +6,7 @@ running process, for as long as a block lasts. Its plans must fail within a thou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from p2psyncd.daemon import incarnation, ledger
 from p2psyncd.daemon.ledger import Ledger, Page, Received
 from p2psyncd.daemon.replica import Replica
 from p2psyncd.sources.folder.apply import Batch
+from p2psyncd.sources.folder.replace import ExpectedOther, Replacer
 from p2psyncd.sources.source import Outcome
 from p2psyncd.store.share import ShareStore
 from p2psyncd.wire.session import Commit, Session
@@ -130,6 +132,20 @@ def blind_exchange() -> Sequence[Any]:
     return [patch.object(MemorySource, "apply_one", apply_one)]
 
 
+def exchange_without_looking() -> Sequence[Any]:
+    def expect(self: Replacer, key: bytes, base: Stored) -> os.stat_result:
+        """Look only whether anything is there: a batch is one moment here, so the look before it must be blind, too."""
+        status = self.status(key)
+        if status is None:
+            raise ExpectedOther
+        return status
+
+    return [
+        patch.object(Replacer, "expect", expect),
+        patch.object(Replacer, "is_what_was_replaced", lambda *_: True),
+    ]
+
+
 def rename_before_sync() -> Sequence[Any]:
     def sync_contents(self: Batch, *, few: bool) -> None:
         """Leave the bytes where a power cut finds them."""
@@ -173,6 +189,13 @@ MUTANTS = {
         changes=blind_exchange,
         faults="hints,cut,delay",
         seeds=range(2),
+    ),
+    "exchange-without-looking": Mutant(
+        breaks="a file is exchanged into place, and what came out is not looked at",
+        changes=exchange_without_looking,
+        faults="hints,cut,delay",
+        seeds=range(26, 29),
+        kind="folder",
     ),
     "rename-before-sync": Mutant(
         breaks="a file gets its name before its bytes are durable",
