@@ -223,9 +223,9 @@ class Ledger:
 
         Once this replica goes on as another actor nothing else tells what its delete knew: see `renew`.
         """
-        if draft.kind is not Kind.TOMBSTONE or draft.meta or self.source.made_by(item).actor != self.store.actor():
-            return draft
-        return self.source.deletion(item)
+        named = draft.kind is Kind.TOMBSTONE and not draft.meta
+        ours = self.source.made_by(item).actor == self.store.actor()
+        return self.source.deletion(item) if named and ours else draft
 
     def knowing_copies(self, item: Item) -> Item:
         """Return a local write as one that knows the versions whose conflict copies lie, or lay, beside it.
