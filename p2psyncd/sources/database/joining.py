@@ -72,23 +72,21 @@ class Version:
         }
 
     @cached_property
-    def held(self) -> dict[str, dict[Element, bool]]:
+    def held(self) -> dict[str, list[tuple[Element, bool]]]:
         """All values that the columns hold, won or lost, and whether they lost to a delete."""
-        held: dict[str, dict[Element, bool]] = {}
+        held: dict[str, list[tuple[Element, bool]]] = {}
+        if self.state.live:
+            held = {name: [(element, False)] for name, element in self.current.items()}
         for one in self.state.losers:
             for name, cell in one.cells.items():
-                held.setdefault(name, {})[Element(one.stamp, canonical_bytes(cell), cell)] = one.deleted
-        if self.state.live:
-            for name, element in self.current.items():
-                held.setdefault(name, {})[element] = False
+                element = Element(one.stamp, canonical_bytes(cell), cell)
+                held.setdefault(name, []).append((element, one.deleted))
         return held
 
     @cached_property
     def baselines(self) -> set[Stamp]:
-        """The rows of a first sight that this version names."""
-        state = self.state
-        named = {state.base, *state.stamps.values(), *(one.stamp for one in state.losers), *state.resolved}
-        return {stamp for stamp in named if stamp is not None and stamp.actor == ACTOR0}
+        """The rows of a first sight that this version knows."""
+        return self.state.baselines
 
     @cached_property
     def newest(self) -> Stamp:
@@ -115,7 +113,7 @@ class Version:
         """Return whether this version was written in knowledge of another one's value, and holds it no more."""
         if not self.knows(element.stamp):
             return False
-        return all(own.stamp != element.stamp for own in self.held.get(column, ()))
+        return all(own.stamp != element.stamp for own, _ in self.held.get(column, ()))
 
 
 def join(ours: Item, theirs: Item) -> Merged:
@@ -165,11 +163,9 @@ def join_states(a: Version, b: Version) -> RowState:
         joined = join_columns(a, b)
     else:
         joined = max(a, b, key=lambda version: version.state.life).state
-    return replace(
-        joined,
-        losers=join_losers(a, b, joined),
-        resolved=newest({*a.state.resolved, *b.state.resolved}),
-    )
+    joined = replace(joined, losers=join_losers(a, b, joined), resolved=())
+    forgotten = (a.baselines | b.baselines) - joined.baselines
+    return replace(joined, resolved=newest({*a.state.resolved, *b.state.resolved, *forgotten}))
 
 
 def newest(stamps: Iterable[Stamp]) -> tuple[Stamp, ...]:
@@ -185,8 +181,7 @@ def join_columns(a: Version, b: Version) -> RowState:
         name: max(version.current[name] for version in (a, b) if name in version.current) for name in names
     }
     cells = {name: element.cell for name, element in won.items()}
-    # Both may be made of the same newest write; then they hold one image of it, unless someone lies.
-    row = max(a, b, key=lambda version: (version.newest, pack(RowState(life=1, cells=version.row)))).row
+    row = newest_row(a, b)
     return RowState(
         life=a.state.life,
         base=base,
@@ -197,6 +192,14 @@ def join_columns(a: Version, b: Version) -> RowState:
     )
 
 
+def newest_row(a: Version, b: Version) -> dict[str, Cell]:
+    """Return the row as the newest write left it."""
+    if a.newest != b.newest:
+        return max(a, b, key=lambda version: version.newest).row
+    # Both are made of the same newest write, and hold one image of it, unless someone lies.
+    return max(a.row, b.row, key=lambda row: pack(RowState(life=1, cells=row)))
+
+
 def join_losers(a: Version, b: Version, joined: RowState) -> tuple[Loser, ...]:
     """Return what both versions hold, or one holds and the other does not know, but the joined row does not show."""
     shown = {name: canonical_bytes(cell) for name, cell in joined.cells.items()} if joined.live else {}
@@ -204,7 +207,7 @@ def join_losers(a: Version, b: Version, joined: RowState) -> tuple[Loser, ...]:
     for version, other in ((a, b), (b, a)):
         gone = version.state.life < joined.life
         for name, elements in version.held.items():
-            for element, deleted in elements.items():
+            for element, deleted in elements:
                 if element.wire == shown.get(name) or other.has_replaced(name, element):
                     continue
                 same = lost.setdefault(name, {})

@@ -13,8 +13,7 @@ from dataclasses import replace
 import cbor2
 from blake3 import blake3
 
-from p2psyncd.core.item import Item, Kind
-from p2psyncd.core.version import Dot
+from p2psyncd.core.item import Draft, Item, Kind, baseline_item
 from p2psyncd.sources.database.joining import join, newest
 from p2psyncd.sources.database.rowstate import (
     ACTOR0,
@@ -46,6 +45,7 @@ __all__ = [
     "RowState",
     "Stamp",
     "baseline",
+    "baseline_draft",
     "draft",
     "edited",
     "has_losers",
@@ -95,7 +95,7 @@ def overwritten(state: RowState, changes: Mapping[str, Cell]) -> RowState:
         stamps={**state.stamps, **dict.fromkeys(changes)},
         cells=cells,
         losers=still_lost(state.losers, cells) if state.losers else (),
-        resolved=state.resolved,
+        resolved=known(state) if state.losers else state.resolved,
         image={name: cell for name, cell in state.image.items() if name not in changes}
         if state.image
         else {},
@@ -151,8 +151,13 @@ def revived(item: Item, cells: Mapping[str, Cell]) -> RowState:
         life=next_life(state),
         cells=in_order(cells),
         losers=still_lost(state.losers, cells),
-        resolved=state.resolved,
+        resolved=known(state),
     )
+
+
+def known(state: RowState) -> tuple[Stamp, ...]:
+    """Return what is settled for whoever replaces values: the rows of a first sight that it knew stay known."""
+    return newest({*state.resolved, *state.baselines})
 
 
 def next_life(state: RowState) -> int:
@@ -177,21 +182,21 @@ def resolved(item: Item, changes: Mapping[str, Cell] | None = None) -> RowState:
         return state
     if state.live:
         return overwritten(state, changes)
-    return RowState(life=next_life(state), cells=in_order({**state.cells, **changes}), resolved=settled)
+    return RowState(life=next_life(state), cells=in_order({**state.cells, **changes}), resolved=known(state))
 
 
 def baseline(key: bytes, cells: Mapping[str, Cell]) -> Item:
     """Return the version of a row that was there at the first sight: the same on all devices that have this row."""
+    return baseline_item(baseline_draft(key, cells))
+
+
+def baseline_draft(key: bytes, cells: Mapping[str, Cell]) -> Draft:
+    """Return what was there at the first sight.
+
+    Its stamp is explicit, and tells the row: an own one would be another on a device that gives its version a name.
+    """
     ordered = in_order(cells)
     number = int.from_bytes(blake3(cbor2.dumps(wire_cells(ordered))).digest(length=8), "big") >> 1
     meta = pack(RowState(life=1, base=Stamp(0, ACTOR0, number), cells=ordered))
-    return Item(
-        key=key,
-        kind=Kind.ROW,
-        # The trie's entry covers it: rows that differ are seen though their dots are the same.
-        digest=blake3(meta).digest(),
-        size=0,
-        meta=meta,
-        dot=Dot(ACTOR0, 0),
-        hlc=0,
-    )
+    # The trie's entry covers the digest: rows that differ are seen though their dots are the same.
+    return Draft(key=key, kind=Kind.ROW, digest=blake3(meta).digest(), meta=meta)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import cbor2
 
 from p2psyncd.core.cbor import decode_plain
-from p2psyncd.core.ids import ACTOR_ID_BYTES, ActorId
+from p2psyncd.core.ids import ACTOR_ID_BYTES, BASELINE_ACTOR
 from p2psyncd.core.item import HLC_MAX, Draft, Item, Kind
 from p2psyncd.core.version import SEQ_MAX
 from p2psyncd.errors import RemoteProtocolError
@@ -47,7 +47,7 @@ __all__ = [
     "wire_cells",
 ]
 
-ACTOR0 = ActorId(bytes(ACTOR_ID_BYTES))
+ACTOR0 = BASELINE_ACTOR
 """The writer of what was there at the first sight."""
 UNENFORCED = 1
 """Flag: the app that wrote this did not care for the declared references of the row."""
@@ -102,7 +102,7 @@ class RowState:
     losers: tuple[Loser, ...] = ()
     """In the order of their stamps."""
     resolved: tuple[Stamp, ...] = ()
-    """Losers that a user has settled, sorted."""
+    """Losers that a user has settled, and rows of a first sight that are known and nowhere else named; sorted."""
     image: dict[str, Cell] = field(default_factory=dict)
     """Where the row that the newest write left differs from the joined cells: it stood in an app's file, and
     so breaks no constraint."""
@@ -112,6 +112,12 @@ class RowState:
     def live(self) -> bool:
         """Whether the row is there."""
         return self.life % 2 == 1
+
+    @property
+    def baselines(self) -> set[Stamp]:
+        """The rows of a first sight that this state names: all share one dot, so that no vector tells of them."""
+        named = {self.base, *self.stamps.values(), *(one.stamp for one in self.losers), *self.resolved}
+        return {stamp for stamp in named if stamp is not None and stamp.actor == ACTOR0}
 
     def stamp(self, column: str) -> Stamp | None:
         """Return the write that set a column."""

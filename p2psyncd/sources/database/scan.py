@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import apsw
-from blake3 import blake3
 
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Draft, Item, Kind
@@ -25,6 +24,7 @@ from p2psyncd.sources.database.hints import Hint
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, new_birth, pack_key, unpack_key
 from p2psyncd.sources.database.row import (
     UNENFORCED,
+    baseline_draft,
     draft,
     edited,
     inserted,
@@ -305,8 +305,7 @@ class Scanner:
             cells = self.cells(one.table, one.values)
             self.name_itself(one, cells)
             if look.baseline and stored is None and not unpack_key(one.key).birth:
-                made = draft(one.key, inserted(cells))
-                return self.observation(one, with_digest(made), baseline=True)
+                return self.observation(one, baseline_draft(one.key, cells), baseline=True)
             flags = UNENFORCED if one.table.foreign_keys and self.is_orphan(one.table, one.values) else 0
             if stored is not None and not stored.item.live:
                 return self.observation(one, draft(one.key, revived(stored.item, cells)))
@@ -460,7 +459,7 @@ class Scanner:
                     continue
                 made = draft(key, removed(base.item))
             elif stored is None and baseline:
-                made, digest = with_digest(draft(key, inserted(cells))), True
+                made, digest = baseline_draft(key, cells), True
             elif base is not None and base.item.live:
                 now = state_of(base.item).cells
                 changes = {name: cell for name, cell in cells.items() if not same_cell(cell, now.get(name))}
@@ -486,13 +485,6 @@ def object_cells(each: SchemaObject) -> dict[str, Value]:
 def as_draft(item: Item) -> Draft:
     """Return what an item says, as a draft that changes nothing."""
     return Draft(key=item.key, kind=item.kind, digest=item.digest, size=item.size, meta=item.meta)
-
-
-def with_digest(made: Draft) -> Draft:
-    """Return a draft as a baseline: its entry in the trie tells its values, as its writer does not."""
-    return Draft(
-        key=made.key, kind=made.kind, digest=blake3(made.meta).digest(), size=made.size, meta=made.meta
-    )
 
 
 def in_order(schema: Schema, names: Collection[str]) -> list[Table]:

@@ -586,6 +586,26 @@ def test_a_settled_row_of_a_first_sight_does_not_come_back() -> None:
         assert join(settled, one) == Merged(winner=Side.OURS)
 
 
+@pytest.mark.parametrize("step", ["edit", "show the loser", "come back", "settle by a return"])
+def test_a_row_of_a_first_sight_that_was_known_stays_known(step: str) -> None:
+    ours, theirs = baseline(KEY, {"x": 1, "y": 1}), baseline(KEY, {"x": 2, "y": 2})
+    item = write(A, 5, unpack((join(ours, theirs).rewrite or ours).meta), ours, theirs)
+    (lost,) = state_of(item).losers
+    match step:
+        case "edit":
+            item = edit(A, 6, item, x=7, y=7)
+        case "show the loser":
+            item = edit(A, 6, edit(A, 6, item, **lost.cells), x=7, y=7)
+        case "come back":
+            gone = delete(A, 6, item)
+            item = write(A, 7, revived(gone, {"x": 7, "y": 7}), gone)
+        case _:
+            gone = delete(A, 6, item)
+            item = write(A, 7, resolved(gone, {"x": 7, "y": 7}), gone)
+    for one in (ours, theirs):
+        assert join(item, one) == Merged(winner=Side.OURS)
+
+
 # Any order
 
 
