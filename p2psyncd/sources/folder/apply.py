@@ -291,9 +291,16 @@ class Batch:
                 os.utime(path, ns=times)
                 # An edit in the last microseconds would hide behind the mtime just set: read it again.
                 state = untrusted(fingerprint(os.fstat(opened)))
+            self.notice_other_names(key, os.fstat(opened))
         finally:
             os.close(opened)
         self.outcomes[key] = Applied(key=key, state=state)
+
+    def notice_other_names(self, key: bytes, status: os.stat_result) -> None:
+        """Have the other names of a hard-linked file looked at: what was set under one of them holds for all."""
+        if status.st_nlink > 1:
+            for name in self.context.scan.links.names.get(status.st_ino, set()) - {key}:
+                self.outcomes.setdefault(name, Surprised(key=name))
 
     def change_xattrs(self, path: str, attributes: Attributes, base: Stored) -> None:
         """Change the extended attributes of a file in place; what was not synced of them stays."""

@@ -111,12 +111,18 @@ class Preparer:
         else:
             raise self.lost(digest)
         try:
-            return (path, False) if self.uses[digest] == 0 else (self.copy_of(path), True)
+            usable = self.uses[digest] == 0 and not self.has_other_names(path)
+            return (path, False) if usable else (self.copy_of(path), True)
         except FileNotFoundError:
             raise self.lost(digest) from None
 
+    def has_other_names(self, path: bytes) -> bool:
+        """Return whether a file in history is still in the share as well: its mode and time are that one's, too."""
+        directory, name = self.directories.parent(path)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_nlink > 1
+
     def copy_of(self, path: bytes) -> bytes:
-        """Return the path of a copy: the same content is wanted once more in this batch."""
+        """Return the path of a copy: what lies there is wanted once more in this batch, or elsewhere."""
         directory, name = split_key(path)
         source = os.open(name, OPEN_FLAGS, dir_fd=self.directories.directory(directory))
         try:
