@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from p2psyncd.core.ids import ActorId
-from p2psyncd.core.item import Item, wins
+from p2psyncd.core.item import Draft, Item, wins
 from p2psyncd.core.version import Dot
 from p2psyncd.sources.database.rowstate import (
     ACTOR0,
@@ -38,10 +38,13 @@ from p2psyncd.sources.database.rowstate import (
 )
 from p2psyncd.sources.database.values import Cell, canonical_bytes, same_cell
 from p2psyncd.sources.source import Merged, Side
+from p2psyncd.wire.records import ROW_BYTES_MAX
 
-__all__ = ["join", "newest"]
+__all__ = ["STATE_BYTES_MAX", "join", "newest"]
 
 NEVER = Stamp(0, ACTOR0, 0)
+# What a record may hold, less room for some later edits: a row that no peer takes would be stuck for ever.
+STATE_BYTES_MAX = ROW_BYTES_MAX - 128 * 1024
 
 
 class Element(NamedTuple):
@@ -126,16 +129,15 @@ def join(ours: Item, theirs: Item) -> Merged:
     if a is None or b is None:
         # What cannot be read is never shown, and loses to what can.
         return Merged(winner=side if a is b else Side.THEIRS if a is None else Side.OURS)
-    joined = join_states(a, b)
-    packed = pack(joined)
-    is_ours, is_theirs = pack(a.state) == packed, pack(b.state) == packed
+    joined = fitting(ours.key, join_states(a, b))
+    is_ours, is_theirs = pack(a.state) == joined.meta, pack(b.state) == joined.meta
     if is_ours and is_theirs:
         return Merged(winner=side)
     if is_ours and not knew_more(b, a):
         return Merged(winner=Side.OURS)
     if is_theirs and not knew_more(a, b):
         return Merged(winner=Side.THEIRS)
-    return Merged(winner=side, rewrite=draft(ours.key, joined))
+    return Merged(winner=side, rewrite=joined)
 
 
 def knew_more(loser: Version, winner: Version) -> bool:
@@ -166,6 +168,18 @@ def join_states(a: Version, b: Version) -> RowState:
     joined = replace(joined, losers=join_losers(a, b, joined), resolved=())
     forgotten = (a.baselines | b.baselines) - joined.baselines
     return replace(joined, resolved=newest({*a.state.resolved, *b.state.resolved, *forgotten}))
+
+
+def fitting(key: bytes, joined: RowState) -> Draft:
+    """Return a joined state as a write that fits into a record: without the image, then without the oldest losers."""
+    made = draft(key, joined)
+    if len(made.meta) > STATE_BYTES_MAX:
+        joined = replace(joined, image={})
+        made = draft(key, joined)
+    while joined.losers and len(made.meta) > STATE_BYTES_MAX:
+        joined = replace(joined, losers=joined.losers[1:])
+        made = draft(key, joined)
+    return made
 
 
 def newest(stamps: Iterable[Stamp]) -> tuple[Stamp, ...]:

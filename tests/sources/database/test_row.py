@@ -13,6 +13,7 @@ from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import HLC_MAX, Draft, Item, Kind, dominates, supersede
 from p2psyncd.core.trie import entry_hash
 from p2psyncd.core.version import SEQ_MAX, Dot
+from p2psyncd.sources.database.joining import STATE_BYTES_MAX
 from p2psyncd.sources.database.row import (
     ACTOR0,
     COLUMNS_MAX,
@@ -527,6 +528,21 @@ def test_of_very_many_losers_the_newest_are_kept() -> None:
         joined = settle(joined, edit(actor, 10 + number, FIRST, x=number + 1), Dot(A, 2000 + number), 2000)
     kept = [one.stamp.hlc for one in state_of(joined).losers]
     assert kept == list(range(15, 15 + LOSERS_MAX))
+
+
+def test_a_joined_row_fits_into_a_record_and_keeps_what_it_can() -> None:
+    megabyte = bytes(2**20)
+    ours = edit(A, 10, FIRST, x=b"1" + megabyte, y=b"1")
+    theirs = edit(B, 20, FIRST, x=b"2" + megabyte, z=b"2" + megabyte)
+    joined = settle(ours, theirs, Dot(A, 30), 30)
+    assert len(joined.meta) <= STATE_BYTES_MAX
+    assert (len(losers(state_of(joined))), state_of(joined).image) == (0, {})
+    assert state_of(joined).cells["y"] == b"1"
+    assert join(joined, ours) == join(joined, theirs) == Merged(winner=Side.OURS)
+    smaller = settle(
+        edit(A, 10, FIRST, x=b"1" + megabyte), edit(B, 20, FIRST, x=b"2" + megabyte), Dot(A, 30), 30
+    )
+    assert len(losers(state_of(smaller))) == 1
 
 
 # Rows that were there at the first sight
