@@ -43,8 +43,11 @@ __all__ = ["Pace", "Watcher"]
 log = logging.getLogger(__name__)
 
 EVERYTHING = Dirty(subtrees=frozenset({b""}))
-# The first is also the least time between two looks. After a commit written to a disk that sleeps, say, the last ones find it.
-FOLLOW_UPS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# The first finds what an app commits without waiting for the disk: the look at the write itself mostly comes before that is
+# visible. The last ones find a commit to a disk that slept, say.
+FOLLOW_UPS_S = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# The time between two looks while events go on.
+SPACING_S = FOLLOW_UPS_S[1]
 POLL_S = 30.0
 # Where there are no events.
 POLL_ONLY_S = 1.0
@@ -76,7 +79,7 @@ MASK = (
 
 
 class Pace:
-    """When to look: at once at the first event, then at growing intervals, from the shortest again with each event."""
+    """When to look: at once at an event, then at growing intervals; while events go on, every so often."""
 
     def __init__(self) -> None:
         self.last_s = -math.inf
@@ -84,11 +87,15 @@ class Pace:
         self.due_s = math.inf
         """When the next one is."""
         self.step = 0
+        self.event_s = -math.inf
+        """When the last event was."""
 
     def event(self, now_s: float) -> None:
         """Note that something happened."""
-        self.step = 0
-        self.due_s = max(now_s, self.last_s + FOLLOW_UPS_S[0])
+        if now_s > self.event_s:  # several that came together are one
+            self.step = 1 if now_s < self.event_s + SPACING_S else 0
+        self.event_s = now_s
+        self.due_s = min(self.due_s, max(now_s, self.last_s + SPACING_S))
 
     def take(self, now_s: float) -> bool:
         """Return whether to look now, and plan the next look."""

@@ -18,7 +18,7 @@ from trio.testing import MockClock
 from p2psyncd.sources import inotify as inotify_module
 from p2psyncd.sources.database import watch as watch_module
 from p2psyncd.sources.database.file import DatabaseFile
-from p2psyncd.sources.database.watch import FOLLOW_UPS_S, OVERFLOW, POLL_S, Pace, Watcher
+from p2psyncd.sources.database.watch import FOLLOW_UPS_S, OVERFLOW, POLL_S, SPACING_S, Pace, Watcher
 from p2psyncd.sources.inotify import Event, read_events
 from p2psyncd.sources.source import Dirty
 
@@ -55,16 +55,28 @@ def test_events_that_go_on_are_looked_at_once_in_a_while_and_the_last_one_too() 
             looks.append(now_s)
     assert len(looks) == pytest.approx(100, abs=10)
     assert pace.due_s > looks[-1]
-    assert pace.due_s <= looks[-1] + FOLLOW_UPS_S[0]
+    assert pace.due_s <= looks[-1] + SPACING_S
 
 
 def test_an_event_between_follow_ups_is_looked_at_at_once() -> None:
     pace = Pace()
     pace.event(0.0)
-    for now_s in (0.0, 0.01, 0.04, 0.14, 0.44):
-        assert pace.take(now_s)
+    for _ in range(6):
+        assert pace.take(pace.due_s)
+    assert pace.due_s > 1.0
     pace.event(1.0)
     assert pace.take(1.0)
+    assert pace.due_s == 1.0 + FOLLOW_UPS_S[0]
+
+
+def test_an_event_right_after_a_look_does_not_put_the_next_one_off() -> None:
+    pace = Pace()
+    pace.event(0.0)
+    assert pace.take(0.0)
+    pace.event(0.001)
+    assert pace.due_s == FOLLOW_UPS_S[0]
+    assert pace.take(0.003)
+    assert pace.due_s == 0.003 + SPACING_S
 
 
 # Which events matter
