@@ -126,21 +126,28 @@ class Oracle:
             if claim in still:
                 del self.deleted[claim]  # the delete was undone before everybody had heard of it
 
-    def copied(self, unrecorded: Iterable[Claim]) -> None:
+    def copied(self, copy: Machine, unrecorded: Collection[Claim]) -> None:
         """Take note of what lies on a disk's copy and not in its state: both machines find it, each as a write of its own.
 
         Who deletes the one has not seen the other.
         """
         self.written.update(unrecorded)
+        for claim in unrecorded:
+            self.rewritten(claim.name, copy)
 
     def rewritten(self, name: bytes, machine: Machine) -> None:
         """Take note of what a machine has no row of (any more, or not yet again): found there, it is a new write."""
         self.writers.setdefault(name, set()).add(machine.number)
 
-    def found_out(self, machine: Machine, claims: Iterable[Claim]) -> None:
-        """Take note of what a device stamped again, as another actor: what it writes from now on claims nothing that is false."""
+    def found_out(self, machine: Machine, claims: Collection[Claim]) -> None:
+        """Take note of what a device stamped again, as another actor: new writes of its own.
+
+        What it writes from now on claims nothing that is false.
+        """
         self.set_back.discard(machine.number)
         self.forgive(claims)
+        for claim in claims:
+            self.rewritten(claim.name, machine)
 
     def forgive(self, claims: Iterable[Claim]) -> None:
         """Take note of what a device has and cannot know whether it was deleted.

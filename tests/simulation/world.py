@@ -309,7 +309,7 @@ class World:
         if runs:
             await self.boot(machine)
         await self.boot(other)
-        self.oracle.copied(self.processes[other.number].device.unrecorded())
+        self.oracle.copied(other, self.processes[other.number].device.unrecorded())
 
     async def pair_again(self, machine: Machine) -> None:
         """Give a clone a key of its own, as its user is told to."""
