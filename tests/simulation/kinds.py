@@ -131,6 +131,8 @@ class Device(Protocol):
     store: ShareStore
     replica: Replica
     applier: Applier
+    comes_back: bool
+    """Whether there is ever anything in `busy`."""
 
     def content(self, digest: bytes) -> bytes | None:
         """Return a content that a peer asks for, read from what is applied here; None if it is not here."""
@@ -138,6 +140,10 @@ class Device(Protocol):
 
     def put_content(self, digest: bytes, data: bytes) -> None:
         """Stage a content that came from a peer (`Source.put_content`)."""
+        ...
+
+    def busy(self) -> Dirty:
+        """Return where to look again a little later, and forget it."""
         ...
 
     def unrecorded(self) -> set[Claim]:
@@ -171,6 +177,9 @@ class Machine(Protocol):
     hazard: Hazard
     mode: str
     """"send-receive", "send-only" or "receive-only"."""
+    revived: set[Claim]
+    """What was deleted and is back by the rules of its kind (a parent whose child somebody else wrote), shared by all
+    machines of one world."""
 
     # What users do
 
@@ -186,6 +195,10 @@ class Machine(Protocol):
 
     def claims(self) -> AbstractSet[Claim]:
         """Return what is on the disk now, outside history and staging."""
+        ...
+
+    def remembered(self) -> AbstractSet[bytes]:
+        """Return the values that are kept beside those in `claims`, on all devices alike (a row's conflict log)."""
         ...
 
     def kept(self) -> AbstractSet[bytes]:

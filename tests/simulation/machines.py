@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from random import Random
+from typing import ClassVar
 
 from kinds import SHARE, Claim, Clock, Hazard
 from stores import SimulatedStore, StateDisk
@@ -15,7 +16,7 @@ from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.executor import InlineExecutor
 from p2psyncd.daemon.incarnation import Place, begin
 from p2psyncd.daemon.replica import Replica
-from p2psyncd.sources.source import Source
+from p2psyncd.sources.source import Dirty, Source
 from p2psyncd.store.counts import COUNTS, Counts
 
 __all__ = ["CommonDevice", "CommonMachine"]
@@ -32,6 +33,7 @@ class CommonMachine:
         self.mode = mode
         self.state = StateDisk()
         self.identity = b"disk %d" % number
+        self.revived: set[Claim] = set()
         self.starts = 0
         """Of the operating system: a power cut is followed by another."""
         self.entropy = Random(number)
@@ -44,8 +46,20 @@ class CommonMachine:
         """Return where the state lies, as a device sees it at its start."""
         return Place(identity=self.identity, kernel_boot=b"%d" % self.starts)
 
+    store_class: ClassVar[type[SimulatedStore]] = SimulatedStore
+
     def open_store(self) -> SimulatedStore:
-        return SimulatedStore.on(self.state, self.hazard, self.mint_actor, self.clock.now_us)
+        return self.store_class.on(self.state, self.hazard, self.mint_actor, self.clock.now_us)
+
+    def look_at_state(self) -> SimulatedStore:
+        """Return the state that is on the disk, to look at."""
+        return self.store_class.on(
+            StateDisk(self.state.newest), Hazard(), self.mint_nothing, self.clock.now_us
+        )
+
+    def remembered(self) -> AbstractSet[bytes]:
+        """Return the values that are kept beside those in `claims`, for all to see; see `Machine`."""
+        return frozenset()
 
     def cut_power(self, random: Random) -> None:
         self.state.cut_power(random)
@@ -78,8 +92,7 @@ class CommonMachine:
         return bytes(key)
 
     def unsettled(self) -> set[Claim]:
-        copy = SimulatedStore.on(StateDisk(self.state.newest), Hazard(), self.mint_nothing, self.clock.now_us)
-        return unsettled_in(copy, self.claims())  # type: ignore[attr-defined]
+        return unsettled_in(self.look_at_state(), self.claims())  # type: ignore[attr-defined]
 
     @staticmethod
     def mint_nothing() -> ActorId:
@@ -89,12 +102,14 @@ class CommonMachine:
 class CommonDevice:
     """A replica on a machine; see `kinds.Device`."""
 
+    comes_back = False
+
     def __init__(
         self,
         machine: CommonMachine,
         store: SimulatedStore,
         source: Source,
-        directory: Callable[[bytes, Item | None], Draft],
+        directory: Callable[[bytes, Item | None], Draft] | None,
     ) -> None:
         self.machine = machine
         self.store = store
@@ -129,16 +144,25 @@ class CommonDevice:
         written = {item.key for item in self.store.written_by(self.store.actor(), above=-1)}
         return {claim for claim in there if claim.name in written}
 
+    def busy(self) -> Dirty:
+        """Return where to look again a little later."""
+        return Dirty()
+
     def ailments(self) -> list[str]:
+        found = self.ailments_of_state()
+        listed = {row.key for row in self.store.below(b"")}
+        there = set(self.machine.picture())  # type: ignore[attr-defined]
+        if self.machine.mode == "send-receive" and listed != there:
+            found.append(f"the store and the disk differ: {sorted(listed ^ there)}")
+        return found
+
+    def ailments_of_state(self) -> list[str]:
+        """Return what is wrong with the store by itself."""
         found = []
         if self.store.root() != self.store.rebuilt_root():
             found.append("the stored trie is not the one of the items")
         if self.store.counts != counted(self.store):
             found.append(f"the counts are wrong: {self.store.counts} for {counted(self.store)}")
-        listed = {row.key for row in self.store.below(b"")}
-        there = set(self.machine.picture())  # type: ignore[attr-defined]
-        if self.machine.mode == "send-receive" and listed != there:
-            found.append(f"the store and the disk differ: {sorted(listed ^ there)}")
         return found
 
     def close(self) -> None:

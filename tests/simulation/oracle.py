@@ -113,7 +113,7 @@ class Oracle:
             for machine in machines
             for claim in told(machine)
             if not self.taken.get(claim, set()) - {struck.number}
-        }
+        }.union(*(machine.remembered() for machine in machines))
         for claim in [claim for claim in self.claims if claim.value not in there]:
             self.perished.add(claim)
             del self.claims[claim]
@@ -212,12 +212,13 @@ class Oracle:
     def check_values(self, process: Process, own: AbstractSet[Claim]) -> None:
         """Check one device for what must and must not be there."""
         there = process.machine.claims()
-        values = {claim.value for claim in there}
+        values = {claim.value for claim in there} | process.machine.remembered()
         where = f"on {process.machine.number}"
         lost = sorted(claim for claim in self.claims.keys() - own if claim.value not in values)
         if lost:
             raise Violation("lost", f"{where}: {lost}")
-        back = sorted(c for c in self.deleted.keys() - self.forgiven if c in there and self.written[c] == 1)
+        may_be_back = self.forgiven | process.machine.revived
+        back = sorted(c for c in self.deleted.keys() - may_be_back if c in there and self.written[c] == 1)
         if back:
             raise Violation("back", f"{where}: {back}")
 

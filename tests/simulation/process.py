@@ -19,6 +19,7 @@ __all__ = ["Process"]
 
 # As the daemon does: a path is read when it has been quiet for a moment; what failed is tried again.
 QUIET_S = 0.02
+BUSY_S = 1.0
 RETRY_S = 10.0
 STUCK = {Phase.HELD, Phase.ERROR}
 
@@ -36,6 +37,9 @@ class Process:
         self.device: Device = machine.boot()
         self.hints = EVERYTHING
         self.hinted = Signal()
+        self.later = Dirty()
+        """Where to look again in a moment."""
+        self.later_came = Signal()
         self.phase_changed = Signal()
         self.scope = trio.CancelScope()
         self.gone = trio.Event()
@@ -84,6 +88,8 @@ class Process:
                 nursery.start_soon(self.look_after_what_is_stuck)
                 nursery.start_soon(self.give_up)
                 nursery.start_soon(self.tell_of_another_actor)
+                if self.device.comes_back:
+                    nursery.start_soon(self.come_back)
         except* (OSError, P2psyncError) as group:
             self.enter(Phase.ERROR, "; ".join(str(error) for error in leaves(group)))
         await trio.sleep(RETRY_S)
@@ -106,8 +112,25 @@ class Process:
                 self.enter(Phase.ERROR, str(error))
             else:
                 self.scanned = True
+                self.look_again(self.device.busy())
                 if replica.phase is not Phase.READY:
                     self.enter(Phase.READY)
+
+    def look_again(self, busy: Dirty) -> None:
+        """Come back to what would not hold still."""
+        if busy.keys or busy.subtrees:
+            self.later = Dirty(keys=self.later.keys | busy.keys, subtrees=self.later.subtrees | busy.subtrees)
+            self.later_came.fire()
+
+    async def come_back(self) -> None:
+        """Turn what was busy into hints, after a pause."""
+        while True:
+            came = self.later_came.event
+            if not (self.later.keys or self.later.subtrees):
+                await came.wait()
+            await trio.sleep(BUSY_S)
+            later, self.later = self.later, Dirty()
+            self.notice(later)
 
     async def tell_of_another_actor(self) -> None:
         """Tell what was stamped again, whenever the replica has gone on as another actor."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
+from databases import DatabaseKind
 from deterministic import run
 from faults import FAULTS, make_plan
 from kinds import Kind
@@ -49,6 +50,8 @@ def kind_named(name: str) -> Kind:
         from folders import FolderKind  # noqa: PLC0415 - it replaces what the folder source calls
 
         return FolderKind()
+    if name == "database":
+        return DatabaseKind()
     return MemoryKind()
 
 
@@ -175,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="SEED", help="the first seed")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so many")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--kind", choices=["memory", "folder"], default="memory")
+    parser.add_argument("--kind", choices=["memory", "folder", "database"], default="memory")
     parser.add_argument(
         "--faults", default="all", help="all, none, or: " + ",".join(FAULTS) + "; -name leaves one out"
     )

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
+from typing import ClassVar
 
 from kinds import SECRET, SHARE, Hazard
 
 from p2psyncd.core.ids import ActorId
+from p2psyncd.core.item import Item
 from p2psyncd.core.merkle import key_hash
 from p2psyncd.sources.folder.conflicts import is_conflict_copy
 from p2psyncd.store.counts import COUNTS, Counts
@@ -57,6 +59,8 @@ class SimulatedStore(ShareStore):
 
     hazard: Hazard
     disk: StateDisk
+    tells_conflict: ClassVar[Callable[[Item], bool]] = staticmethod(is_conflict_copy)
+    """Returns whether an item is, or holds, what lost a conflict."""
 
     @classmethod
     def on(
@@ -72,7 +76,7 @@ class SimulatedStore(ShareStore):
             connection.deserialize("main", disk.newest)
         database = Database(connection, MEMORY, shared=False)
         database.migrate("share")
-        store = cls(database, SECRET, is_conflict=is_conflict_copy, received_us=received_us)
+        store = cls(database, SECRET, is_conflict=cls.tells_conflict, received_us=received_us)
         store.disk, store.hazard = disk, hazard
         store.identify(SHARE, mint_actor)
         return store

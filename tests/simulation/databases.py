@@ -1,0 +1,300 @@
+"""A database as a kind of share for the simulation: the real source on a simulated file, and an app that writes to it.
+
+What must not be lost is told by texts that are unlike all others (`appuser`). They are live in a cell, or in the conflict
+log, or in a row that is held for another. A row whose parent is deleted may go with it, and a parent may come back for a child, as
+the reference declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from random import Random
+
+from appfile import AppFile, SimulatedAccess
+from appuser import SCHEMA, TABLES, claim_of, deed_of, random_operation, rows_of, work
+from kinds import SHARE, Claim, Deed, Operation, Snapshot
+from machines import CommonDevice, CommonMachine
+from stores import SimulatedStore
+
+from p2psyncd.core.item import Draft, Item, Kind
+from p2psyncd.core.storage import Stored
+from p2psyncd.sources.database.database import DatabaseSource
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable, unpack_key
+from p2psyncd.sources.database.row import has_losers, pack, state_of, unpack
+from p2psyncd.sources.database.show import HELD
+from p2psyncd.sources.database.values import Cell, RawText
+from p2psyncd.sources.source import Dirty
+
+__all__ = ["DatabaseDevice", "DatabaseKind", "DatabaseMachine"]
+
+PARENTS = {"pet": "owner", "tag": "owner"}
+"""The tables whose rows go with their parent, and the columns that refer to it."""
+
+
+class DatabaseStore(SimulatedStore):
+    """The store of a database: the source keeps settings in it that matter after a kill."""
+
+    @staticmethod
+    def tells_conflict(item: Item) -> bool:
+        """Return whether a row keeps what lost a conflict."""
+        return has_losers(item.meta)
+
+    def set_setting(self, name: str, value: bytes) -> None:
+        with self.transaction():
+            super().set_setting(name, value)
+
+    def everything(self) -> Iterator[Stored]:
+        """Yield all items, the deleted ones too."""
+        keys = [key for (key,) in self.database.rows("SELECT key FROM items ORDER BY key")]
+        yield from self.get_many(keys).values()
+
+
+class DatabaseDevice(CommonDevice):
+    """A running device on a database."""
+
+    machine: DatabaseMachine
+    store: DatabaseStore
+    source: DatabaseSource
+    comes_back = True
+
+    def __init__(self, machine: DatabaseMachine) -> None:
+        store = machine.open_store()
+        source = Source(
+            SimulatedAccess(machine.file, machine.hazard),
+            SHARE,
+            store,
+            store,
+            machine.clock,
+            device=machine.device,
+        )
+        source.revived = machine.revived
+        source.full = machine.doubted
+        source.recover()
+        super().__init__(machine, store, source, None)
+        self.replica.acceptable = is_acceptable
+        machine.doubted = False
+
+    def content(self, digest: bytes) -> bytes | None:
+        return None
+
+    def busy(self) -> Dirty:
+        return self.source.take_busy()
+
+    def unrecorded(self) -> set[Claim]:
+        return set(self.machine.claims()) - {c for item in items_in(self.store) for c in claims_in(item)}
+
+    def unsettled(self) -> set[Claim]:
+        return set(self.machine.claims()) - settled_in(self.store)
+
+    def own(self) -> set[Claim]:
+        written = self.store.written_by(self.store.actor(), above=-1)
+        return set(self.machine.claims()) & {claim for item in written for claim in claims_in(item)}
+
+    def ailments(self) -> list[str]:
+        found = self.ailments_of_state()
+        if self.machine.mode == "send-receive":
+            found += [f"{one.key!r}: {one.reason}" for one in self.source.verify()]
+        return found
+
+
+class Source(DatabaseSource):
+    """The real source; what comes back by its rules is noted."""
+
+    revived: set[Claim]
+
+    def mend(self, changed: Collection[bytes]) -> list[Draft]:
+        drafts = super().mend(changed)
+        before = self.store.get_many([draft.key for draft in drafts])
+        for draft in drafts:
+            stored = before.get(draft.key)
+            if draft.kind is Kind.ROW and stored is not None and not stored.item.live:
+                self.revived |= claims_in(draft)
+        return drafts
+
+
+class DatabaseMachine(CommonMachine):
+    """A machine with an app's database on its disk."""
+
+    store_class = DatabaseStore
+
+    def __init__(
+        self, number: int, kind: DatabaseKind, *, mode: str = "send-receive", skew_us: int = 0
+    ) -> None:
+        super().__init__(number, mode=mode, skew_us=skew_us)
+        self.revived = kind.revived
+        self.kind = kind
+        self.file = AppFile(self.clock.now_us)
+        self.doubted = False
+        """Whether the next process compares every row: the regular comparison comes."""
+
+    def open_store(self) -> DatabaseStore:
+        store = super().open_store()
+        assert isinstance(store, DatabaseStore)
+        return store
+
+    def prepare(self) -> None:
+        """Let the app make its database; some rows were there before the share was, equal on all machines or not."""
+        with self.file.connected() as connection:
+            connection.execute(SCHEMA)
+            connection.execute(
+                "UPDATE word SET note = ?; INSERT INTO seat VALUES (1, 'x', ?, NULL)",
+                (f"base {self.number % 2}", f"base {self.number}"),
+            )
+            self.file.keep(connection, durable=True)
+
+    # What users do
+
+    def operate(self, operation: Operation) -> Deed:
+        with self.file.connected() as connection:
+            before = rows_of(connection)
+            if not work(connection, operation):
+                return Deed()
+            self.file.keep(connection, durable=operation[3])
+            return deed_of(before, rows_of(connection))
+
+    # What is there
+
+    @contextmanager
+    def rows(self) -> Iterator[dict[tuple[str, tuple[object, ...]], tuple[object, ...]]]:
+        with self.file.connected() as connection:
+            yield rows_of(connection)
+
+    def picture(self) -> Mapping[bytes, object]:
+        with self.rows() as rows:
+            picture: dict[bytes, object] = {repr(place).encode(): values for place, values in rows.items()}
+        for stored in self.look_at_state().everything():
+            item = stored.item
+            if unpack_key(item.key).table == SCHEMA_TABLE:
+                continue
+            if stored.state == HELD:
+                picture[b"held " + item.key] = True
+            if has_losers(item.meta):
+                picture[b"losers of " + item.key] = pack(state_of(item))
+        return picture
+
+    def claims(self) -> AbstractSet[Claim]:
+        with self.rows() as rows:
+            return {
+                claim
+                for (table, _), values in rows.items()
+                for column, (_, value) in zip(TABLES[table], values, strict=True)
+                if (claim := claim_of(table, column, value)) is not None
+            }
+
+    def remembered(self) -> AbstractSet[bytes]:
+        """Return what is in the conflict log, in rows that are held or shown as they were, or went with a parent."""
+        store = self.look_at_state()
+        found = set()
+        for stored in store.everything():
+            item = stored.item
+            at = unpack_key(item.key)
+            if at.table == SCHEMA_TABLE:
+                continue
+            state = state_of(item)
+            for loser in state.losers:
+                found |= values_in(at.table, loser.cells)
+            if (item.live and (state.image or stored.state == HELD)) or at.table in PARENTS:
+                found |= values_in(at.table, state.cells)
+        return found
+
+    def kept(self) -> AbstractSet[bytes]:
+        return set()
+
+    def unsettled(self) -> set[Claim]:
+        return set(self.claims()) - settled_in(self.look_at_state())
+
+    # Processes and disks
+
+    def boot(self) -> DatabaseDevice:
+        return DatabaseDevice(self)
+
+    def cut_power(self, random: Random) -> None:
+        super().cut_power(random)
+        self.file.cut_power(random)
+
+    def snapshot(self) -> Snapshot:
+        return self.state.newest, self.file.newest
+
+    def restore(self, snapshot: Snapshot, *, everything: bool, noticed: bool) -> None:
+        state, content = snapshot
+        self.rewind(state, noticed=noticed)
+        if everything:
+            self.file.rewind(content)
+            self.file.inode += noticed
+
+    def clone(self, number: int, *, noticed: bool) -> DatabaseMachine:
+        other = DatabaseMachine(number, self.kind, mode=self.mode)
+        other.become_copy_of(self, noticed=noticed)
+        other.file.rewind(self.file.newest)
+        other.file.inode += noticed
+        return other
+
+    def lose_row(self, random: Random) -> bytes | None:
+        lost = super().lose_row(random)
+        self.doubted = lost is not None
+        return lost
+
+
+def items_in(store: DatabaseStore) -> Iterator[Item]:
+    """Yield all that a store knows: newest versions, and what is in place while they wait."""
+    for stored in store.everything():
+        yield stored.item
+        waiting = store.pending_of([stored.item.key]).get(stored.item.key)
+        if waiting is not None and waiting.base is not None:
+            yield waiting.base.item
+
+
+def settled_in(store: DatabaseStore) -> set[Claim]:
+    """Return what a store notes as applied."""
+    found = set()
+    for stored in store.everything():
+        if stored.state:
+            found |= claims_in(stored.item)
+        waiting = store.pending_of([stored.item.key]).get(stored.item.key)
+        if waiting is not None and waiting.base is not None:
+            found |= claims_in(waiting.base.item)
+    return found
+
+
+def claims_in(item: Item | Draft) -> set[Claim]:
+    """Return what a live row says that must not be lost."""
+    at = unpack_key(item.key)
+    if item.kind is not Kind.ROW or at.table == SCHEMA_TABLE:
+        return set()
+    state = unpack(item.meta)
+    return claims_of(at.table, {**state.cells, **state.image})
+
+
+def claims_of(table: str, cells: Mapping[str, Cell]) -> set[Claim]:
+    """Return what some cells hold that must not be lost."""
+    found = set()
+    for column, cell in cells.items():
+        claim = claim_of(table, column, cell.data if isinstance(cell, RawText) else cell)
+        if claim is not None:
+            found.add(claim)
+    return found
+
+
+def values_in(table: str, cells: Mapping[str, Cell]) -> set[bytes]:
+    """Return the values of some cells that must not be lost."""
+    return {claim.value for claim in claims_of(table, cells)}
+
+
+class DatabaseKind:
+    """See the top of the file."""
+
+    name = "database"
+
+    def __init__(self) -> None:
+        self.revived: set[Claim] = set()
+        """What came back by the rules, anywhere."""
+
+    def machine(self, number: int, *, mode: str = "send-receive", skew_us: int = 0) -> DatabaseMachine:
+        machine = DatabaseMachine(number, self, mode=mode, skew_us=skew_us)
+        machine.prepare()
+        return machine
+
+    def operation(self, random: Random, serial: int) -> Operation:
+        return random_operation(random, serial)
