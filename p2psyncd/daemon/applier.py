@@ -19,7 +19,7 @@ from p2psyncd.core.storage import Pending
 from p2psyncd.daemon.ledger import folders_above
 from p2psyncd.daemon.replica import WHOLE_ITEMS_MAX, Phase, Replica
 from p2psyncd.daemon.signal import Signal, first_of
-from p2psyncd.errors import ShareHeld
+from p2psyncd.errors import DatabaseUnavailable, ShareHeld
 
 __all__ = ["Applier", "Wanted"]
 
@@ -31,6 +31,8 @@ BATCH_ITEMS = 1000
 BATCH_BYTES = 32 * 1024 * 1024
 # What failed (disk full, no permission) is tried again after this long, or when anything changes there.
 RETRY_S = 10.0
+# An app that keeps its database locked is asked this often: what came is to be there soon after it lets go.
+BUSY_S = 1.0
 NEVER = float("inf")
 
 
@@ -71,6 +73,8 @@ class Applier:
         """Fetches under way."""
         self.untidy = False
         """Whether something may lie in staging that nobody wants any more."""
+        self.waiting = ""
+        """What all that is pending waits for, in words: an app that keeps its database locked."""
         self.received_items = 0
         self.received_bytes = 0
 
@@ -197,7 +201,7 @@ class Applier:
         if not self.blocked:
             self.retry_at = NEVER
         elif self.retry_at == NEVER:
-            self.retry_at = trio.current_time() + RETRY_S
+            self.retry_at = trio.current_time() + (BUSY_S if self.waiting else RETRY_S)
         # A moment, not a span: a share in which something changes all the time would never try again.
         with trio.move_on_at(self.retry_at):
             await first_of([changed, self.poke])
@@ -226,6 +230,7 @@ class Applier:
             self.wanted.clear()
             self.blocked.clear()
             self.failures.clear()
+            self.waiting = ""
             if self.untidy and not self.fetching:
                 await self.tidy()
         return fresh is None or bool(fresh or came)
@@ -253,6 +258,8 @@ class Applier:
         while page := await self.replica.pending(limit=self.page_items, after=after):
             after = page[-1].item.key
             await self.work_on(page)
+            if self.waiting:
+                break
         # A session that was cut, or a local edit at the wrong moment, left the shape of the tree unsettled.
         again = stuck & self.blocked
         if again:
@@ -287,7 +294,13 @@ class Applier:
         """Put versions in place, and remember which of them failed; return what waited for these."""
         if not ready:
             return []
-        unsettled, failures = await self.replica.apply(ready)
+        try:
+            unsettled, failures = await self.replica.apply(ready)
+            self.waiting = ""
+        except DatabaseUnavailable as error:
+            # Nothing was done. Whatever else is pending has to wait for the same.
+            unsettled, failures = [pending.item.key for pending in ready], {}
+            self.waiting = error.detail or error.message
         for pending in ready:
             self.failures.pop(pending.item.key, None)
         self.advanced |= len(ready) > len(unsettled)

@@ -16,7 +16,7 @@ from p2psyncd.daemon.memory import give_back_after_work
 from p2psyncd.daemon.replica import EVERYTHING, Phase, Replica
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.daemon.transfer import Held, Sent
-from p2psyncd.errors import DatabaseBusy, P2psyncError, ShareHeld
+from p2psyncd.errors import DatabaseBusy, DatabaseUnavailable, P2psyncError, ShareHeld
 from p2psyncd.sources.local import LocalSource
 from p2psyncd.sources.source import Dirty
 from p2psyncd.store.device import ShareRecord
@@ -218,7 +218,7 @@ class RunningShare:
     @property
     def waiting(self) -> str:
         """What the share waits for that somebody else has to let go of, in words; empty if for nothing."""
-        return self.locked or self.source.waiting
+        return self.locked or self.applier.waiting or self.source.waiting
 
     def wait_for(self, busy: DatabaseBusy, dirty: Dirty) -> None:
         """Come back a little later to what an app keeps locked; exchanging goes on."""
@@ -278,6 +278,8 @@ class RunningShare:
             await self.executor.run(self.source.check)
         except ShareHeld:
             return False
+        except DatabaseUnavailable:
+            return True  # a scan says why
         return True
 
     async def tell_phases(self) -> None:
