@@ -8,7 +8,7 @@ file says whether the transaction was committed, and its outcomes are taken with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,21 @@ import cbor2
 
 from p2psyncd.core.storage import Pending
 from p2psyncd.sources.database.file import DatabaseAccess
-from p2psyncd.sources.database.hints import following_apply, read_hints, read_mark, write_mark
+from p2psyncd.sources.database.hints import (
+    following,
+    following_apply,
+    install,
+    read_hints,
+    read_mark,
+    write_mark,
+)
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
+from p2psyncd.sources.database.objects import Objects
 from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.resolve import Constraints, Row
 from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.schema import Schema, schema_version
+from p2psyncd.sources.database.schema import Schema, read_schema, schema_version
 from p2psyncd.sources.database.search import search_triggers
 from p2psyncd.sources.database.show import (
     HELD,
@@ -43,6 +51,10 @@ from p2psyncd.sources.source import Applied, Failed, Outcome, Restated, Surprise
 __all__ = ["RowApplier"]
 
 INTENT = "database-intent"
+MADE = "database-made"
+"""The keys of tables, indexes, views and triggers that were made here for a peer."""
+OBJECTS = SCHEMA_TABLE.encode() + b"/"
+EMPTY = cbor2.dumps([])
 WHOLE_MAX = 20_000
 """A batch of so many rows is one transaction."""
 PIECE = 2_000
@@ -66,16 +78,28 @@ class Step:
 class RowApplier:
     """Applies rows to one database."""
 
-    def __init__(self, access: DatabaseAccess, store: Settings, schema: Schema) -> None:
+    def __init__(
+        self,
+        access: DatabaseAccess,
+        store: Settings,
+        schema: Schema,
+        *,
+        propagate: bool = False,
+        without: Collection[str] = (),
+    ) -> None:
         """Begin.
 
         Args:
             access: The app's file.
             store: The share's storage; settings are written durably.
             schema: As it was when the hints were installed; see `adopt`.
+            propagate: Whether tables and columns that peers add are made here.
+            without: Tables that are left out.
         """
         self.access = access
         self.store = store
+        self.propagate = propagate
+        self.without = without
         self.places = Places.load(store)
         self.adopt(schema)
 
@@ -93,9 +117,12 @@ class RowApplier:
             DatabaseUnavailable: The app keeps the file locked, or it cannot be used; nothing was done.
             ShareHeld: It is another file.
         """
-        outcomes: list[Outcome] = []
+        objects = [pending for pending in batch if pending.item.key.startswith(OBJECTS)]
+        outcomes = self.make_objects(objects) if objects else []
         rows: list[Pending] = []
         for pending in batch:
+            if pending.item.key.startswith(OBJECTS):
+                continue
             outcome = self.without_file(pending)
             if outcome is None:
                 rows.append(pending)
@@ -143,12 +170,45 @@ class RowApplier:
             state = state_of(item)
         except ValueError as error:
             return Failed(key=item.key, reason=f"it is no row: {error}")
-        if at.table in self.schema.tables and at.table != SCHEMA_TABLE:
+        if at.table in self.schema.tables:
             table = self.schema.tables[at.table]
             if item.live and any(column not in state.cells for column in table.pk):
                 return Failed(key=item.key, reason=f"it lacks a column of the primary key of {at.table}")
             return None
         return Applied(key=item.key, state=HELD if item.live else b"")
+
+    def make_objects(self, batch: Sequence[Pending]) -> list[Outcome]:
+        """Make the tables, indexes, views and triggers that are wanted here, in a transaction before the rows'.
+
+        Nothing needs to be noted for after a kill: what is there then is found there.
+        """
+        outcomes: list[Outcome] = []
+        sound = []
+        for pending in batch:
+            try:
+                unpack_key(pending.item.key)
+                state_of(pending.item)
+            except ValueError as error:
+                outcomes.append(Failed(key=pending.item.key, reason=f"it is no part of a schema: {error}"))
+            else:
+                sound.append(pending)
+        schema = self.schema
+        with self.access.writing(quiet=True) as connection:
+            if schema_version(connection) != self.schema.version:
+                return [*outcomes, *(Surprised(key=pending.item.key) for pending in sound)]
+            made = {bytes(key) for key in cbor2.loads(self.store.setting(MADE) or EMPTY)}
+            objects = Objects(connection, self.schema, wanted=self.propagate, made=made)
+            objects.carry_out(sound)
+            if schema_version(connection) != self.schema.version:
+                mark = read_mark(connection)
+                schema = read_schema(connection, without=self.without)
+                if mark is not None:
+                    write_mark(connection, following(mark.number), mark.nonce)
+                    install(connection, schema, share=mark.share, device=mark.device)
+                    schema = read_schema(connection, without=self.without)
+                self.store.set_setting(MADE, cbor2.dumps(sorted(made | objects.made)))
+        self.adopt(schema)
+        return [*outcomes, *objects.outcomes]
 
     def may_matter(self, key: bytes) -> bool:
         """Return whether a row may have to do with one that is shown otherwise than its key says."""

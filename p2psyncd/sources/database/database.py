@@ -21,7 +21,6 @@ from p2psyncd.core.ids import DeviceId, ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, ShareStorage, Stored
 from p2psyncd.core.version import Dot
-from p2psyncd.core.version import Dot
 from p2psyncd.errors import DatabaseUnavailable, ShareHeld
 from p2psyncd.sources.database.apply import RowApplier
 from p2psyncd.sources.database.file import DatabaseAccess, DatabaseFile
@@ -187,7 +186,13 @@ class DatabaseSource:
     def applier(self) -> RowApplier:
         """What writes to the file."""
         if self.row_applier is None:
-            self.row_applier = RowApplier(self.access, self.store, self.current_schema())
+            self.row_applier = RowApplier(
+                self.access,
+                self.store,
+                self.current_schema(),
+                propagate=self.propagate_schema,
+                without=self.without,
+            )
         return self.row_applier
 
     # What holds the share

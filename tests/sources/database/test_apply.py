@@ -62,3 +62,181 @@ def test_one_number_for_two_people_gives_two_people_everywhere(pair: Pair) -> No
     exchange(a, b)
     assert a.tables() == b.tables()
     assert sorted(a.run("SELECT name FROM people")) == [("Ada",), ("Bob",)]
+
+
+def test_one_mail_address_for_two_is_held_for_the_later_and_given_when_the_earlier_goes(pair: Pair) -> None:
+    a, b = pair("CREATE TABLE account(id INTEGER PRIMARY KEY, mail TEXT UNIQUE)")
+    a.run("INSERT INTO account VALUES (1, 'x@example.org')")
+    b.run("INSERT INTO account VALUES (2, 'x@example.org')")
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"account": ["(1, 'x@example.org')"]}
+    b.run("DELETE FROM account WHERE id = 1")
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"account": ["(2, 'x@example.org')"]}
+
+
+def test_children_follow_a_parent_that_gets_another_number(pair: Pair) -> None:
+    a, b = pair(
+        "CREATE TABLE person(id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE card(id INTEGER PRIMARY KEY, person INTEGER REFERENCES person(id), place TEXT);"
+        "CREATE TABLE profile(person INTEGER PRIMARY KEY REFERENCES person(id), motto TEXT)"
+    )
+    for replica, name in ((a, "Ada"), (b, "Bob")):
+        replica.run(
+            f"INSERT INTO person VALUES (1, '{name}')",
+            f"INSERT INTO card VALUES ({replica.number}, 1, 'of {name}')",
+            f"INSERT INTO profile VALUES (1, '{name} was here')",
+        )
+    exchange(a, b)
+    whose = "SELECT name, place, motto FROM person JOIN card ON card.person = person.id JOIN profile ON profile.person = person.id"
+    assert a.tables() == b.tables()
+    assert sorted(a.run(whose)) == [("Ada", "of Ada", "Ada was here"), ("Bob", "of Bob", "Bob was here")]
+    # And the app can go on with it.
+    b.run("UPDATE profile SET motto = 'still here' WHERE person = (SELECT id FROM person WHERE name = 'Bob')")
+    exchange(a, b)
+    assert sorted(a.run(whose))[1] == ("Bob", "of Bob", "still here")
+
+
+def test_a_reference_to_a_row_that_is_held_shows_the_row_it_is_held_for(pair: Pair) -> None:
+    a, b = pair(
+        "CREATE TABLE tag(id INTEGER PRIMARY KEY, name TEXT UNIQUE);"
+        "CREATE TABLE note(id INTEGER PRIMARY KEY, tag INTEGER REFERENCES tag(id), text TEXT)"
+    )
+    a.run("INSERT INTO tag VALUES (1, 'red')", "INSERT INTO note VALUES (1, 1, 'a')")
+    b.run("INSERT INTO tag VALUES (2, 'red')", "INSERT INTO note VALUES (2, 2, 'b')")
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"note": ["(1, 1, 'a')", "(2, 1, 'b')"], "tag": ["(1, 'red')"]}
+    a.run("UPDATE tag SET name = 'blue'")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert a.tables()["note"] == ["(1, 1, 'a')", "(2, 2, 'b')"]
+    assert a.tables()["tag"] == ["(1, 'blue')", "(2, 'red')"]
+
+
+def test_a_merge_that_breaks_a_check_shows_the_newest_writers_whole_row_everywhere(pair: Pair) -> None:
+    a, b = pair("CREATE TABLE span(id INTEGER PRIMARY KEY, low INTEGER, high INTEGER, CHECK(low <= high))")
+    a.run("INSERT INTO span VALUES (1, 3, 5)")
+    exchange(a, b)
+    a.run("UPDATE span SET low = 5")
+    a.scan()
+    b.run("UPDATE span SET high = 4")
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"span": ["(1, 3, 4)"]}
+
+
+def test_values_arrive_bit_by_bit(pair: Pair) -> None:
+    a, b = pair("CREATE TABLE thing(id TEXT PRIMARY KEY COLLATE NOCASE, value, word TEXT COLLATE NOCASE)")
+    a.run(
+        "INSERT INTO thing VALUES ('one', 1, 'word'), ('float', 1.0, NULL), ('zero', -0.0, char(65,0,66)),"
+        " ('blob', x'41', ''), ('text', 'A', CAST(x'ff41' AS TEXT)), ('pi', 3.141592653589793, 'x'),"
+        " (CAST(x'fe' AS TEXT), 9223372036854775807, NULL)"
+    )
+    exchange(a, b)
+    exact = "SELECT quote(CAST(id AS BLOB)), typeof(value), quote(value), hex(word), typeof(word) FROM thing ORDER BY 1"
+    assert a.run(exact) == b.run(exact)
+    a.run("UPDATE thing SET word = 'WORD' WHERE id = 'one'", "UPDATE thing SET value = 1.0 WHERE id = 'one'")
+    a.run("UPDATE thing SET value = x'41' WHERE id = 'text'", "UPDATE thing SET id = 'ONE' WHERE id = 'one'")
+    exchange(a, b)
+    assert a.run(exact) == b.run(exact)
+
+
+def test_tables_of_all_kinds_come_through(pair: Pair) -> None:
+    a, b = pair(
+        "CREATE TABLE pairs(x INTEGER, y TEXT, n INTEGER, PRIMARY KEY(x, y)) WITHOUT ROWID;"
+        "CREATE TABLE exact(id INTEGER PRIMARY KEY, f REAL, t ANY) STRICT;"
+        "CREATE TABLE made(id INTEGER PRIMARY KEY AUTOINCREMENT, a INTEGER, b AS (a * 2), c AS (a + 1) STORED);"
+    )
+    a.run(
+        "INSERT INTO pairs VALUES (1, 'a', 1), (1, 'b', 2)",
+        "INSERT INTO exact VALUES (1, 1.5, 'x'), (2, 2, 3)",
+    )
+    a.run("INSERT INTO made(a) VALUES (10), (20)")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    b.run("UPDATE pairs SET y = 'c' WHERE n = 1", "DELETE FROM made WHERE id = 2", "UPDATE made SET a = 11")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert a.tables()["made"] == ["(1, 11, 22, 12)"]
+    a.run("INSERT INTO made(a) VALUES (30)")
+    assert a.run("SELECT max(id) FROM made") == [(3,)]  # the number of what was deleted is not used again
+
+
+def test_rows_that_swap_a_unique_value_arrive(pair: Pair) -> None:
+    a, b = pair("CREATE TABLE seat(id INTEGER PRIMARY KEY, number INTEGER UNIQUE)")
+    a.run("INSERT INTO seat VALUES (1, 10), (2, 20), (3, 30)")
+    exchange(a, b)
+    a.run(
+        "UPDATE seat SET number = -number",
+        "UPDATE seat SET number = CASE id WHEN 1 THEN 20 WHEN 2 THEN 30 ELSE 10 END",
+    )
+    exchange(a, b)
+    assert b.tables() == a.tables() == {"seat": ["(1, 20)", "(2, 30)", "(3, 10)"]}
+
+
+def test_the_row_that_a_replace_evicts_is_deleted_everywhere(pair: Pair) -> None:
+    a, b = pair("CREATE TABLE account(id INTEGER PRIMARY KEY, mail TEXT UNIQUE)")
+    a.run("INSERT INTO account VALUES (1, 'x'), (2, 'y')")
+    exchange(a, b)
+    for recursive, number in ((False, 3), (True, 4)):
+        a.run(f"INSERT OR REPLACE INTO account VALUES ({number}, 'x')", recursive=recursive)
+        exchange(a, b)
+        assert a.tables() == b.tables() == {"account": sorted([f"({number}, 'x')", "(2, 'y')"])}
+
+
+def test_an_apps_own_trigger_does_not_answer_what_a_peer_wrote(pair: Pair) -> None:
+    a, b = pair(
+        "CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT, touched INTEGER DEFAULT 0);"
+        "CREATE TRIGGER touch AFTER UPDATE OF text ON note BEGIN"
+        "  UPDATE note SET touched = touched + 1 WHERE id = NEW.id; END"
+    )
+    a.run("INSERT INTO note(id, text) VALUES (1, 'one')")
+    exchange(a, b)
+    a.run("UPDATE note SET text = 'two'")
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"note": ["(1, 'two', 1)"]}
+    assert a.scan() == b.scan() == 0
+
+
+FTS = """
+CREATE TABLE post(id INTEGER PRIMARY KEY, body TEXT);
+CREATE VIRTUAL TABLE found USING fts5(body, content='post', content_rowid='id');
+CREATE TRIGGER post_ai AFTER INSERT ON post BEGIN INSERT INTO found(rowid, body) VALUES (NEW.id, NEW.body); END;
+CREATE TRIGGER post_ad AFTER DELETE ON post BEGIN
+  INSERT INTO found(found, rowid, body) VALUES ('delete', OLD.id, OLD.body); END;
+CREATE TRIGGER post_au AFTER UPDATE ON post BEGIN
+  INSERT INTO found(found, rowid, body) VALUES ('delete', OLD.id, OLD.body);
+  INSERT INTO found(rowid, body) VALUES (NEW.id, NEW.body); END;
+"""
+
+
+def test_a_search_on_the_peer_finds_the_new_row_and_its_app_can_still_change_it(pair: Pair) -> None:
+    a, b = pair(FTS)
+    a.run("INSERT INTO post VALUES (1, 'hello world'), (2, 'other')")
+    exchange(a, b)
+    search = "SELECT rowid FROM found WHERE found MATCH 'hello'"
+    assert b.run(search) == [(1,)]
+    a.run("UPDATE post SET body = 'goodbye' WHERE id = 1", "UPDATE post SET body = 'hello' WHERE id = 2")
+    exchange(a, b)
+    assert b.run(search) == [(2,)]
+    b.run("UPDATE post SET body = 'nothing' WHERE id = 2", "DELETE FROM post WHERE id = 1")
+    exchange(a, b)
+    for replica in (a, b):
+        assert replica.run(search) == []
+        replica.run("INSERT INTO found(found, rank) VALUES ('integrity-check', 1)")
+
+
+def test_an_empty_device_gets_tables_rows_indexes_and_triggers(tmp_path: Path) -> None:
+    clock = Clock()
+    a = Replica(1, tmp_path / "a.db", FTS + PEOPLE + "; CREATE UNIQUE INDEX named ON people(name)", clock)
+    b = Replica(2, tmp_path / "b.db", "PRAGMA user_version = 1", clock)
+    a.run("INSERT INTO post VALUES (1, 'hello world')", "INSERT INTO people VALUES (1, 'Ada', 36)")
+    exchange(a, b)
+    schema = "SELECT type, name, sql FROM sqlite_schema WHERE name NOT GLOB '_p2p_*' ORDER BY type, name"
+    assert a.run(schema) == b.run(schema)
+    assert b.run("SELECT rowid FROM found WHERE found MATCH 'hello'") == [(1,)]
+    assert a.run("SELECT * FROM people") == b.run("SELECT * FROM people")
+    b.run("UPDATE people SET age = 37")
+    exchange(a, b)
+    assert a.run("SELECT age FROM people") == [(37,)]
+    for replica in (a, b):
+        replica.close()

@@ -28,7 +28,9 @@ letter = st.sampled_from(["a", "A", "b", "c"])
 maybe = st.one_of(st.none(), small)
 deeds = st.one_of(
     st.tuples(st.just("INSERT INTO person VALUES (?, ?, ?, ?)"), st.tuples(small, letter, letter, maybe)),
-    st.tuples(st.just("INSERT OR REPLACE INTO person VALUES (?, ?, ?, ?)"), st.tuples(small, letter, letter, maybe)),
+    st.tuples(
+        st.just("INSERT OR REPLACE INTO person VALUES (?, ?, ?, ?)"), st.tuples(small, letter, letter, maybe)
+    ),
     st.tuples(st.just("UPDATE person SET mail = ? WHERE id = ?"), st.tuples(letter, small)),
     st.tuples(st.just("UPDATE person SET nick = ? WHERE id = ?"), st.tuples(letter, small)),
     st.tuples(st.just("UPDATE person SET boss = ? WHERE id = ?"), st.tuples(maybe, small)),

@@ -1,0 +1,262 @@
+"""Tables, indexes, views and triggers that came from a peer, made in the app's file where that is wanted.
+
+Wanted it is where nobody but us has made a table so far (a device without the app, or before it first ran), and where
+the user said so. Only what adds is carried out: what is missing is made, and columns are added at a table's
+end. Nothing is ever dropped or rebuilt here: that is for the app's own migration to do.
+
+The SQL is a peer's. It is run with an authorizer that lets it make the one thing that it says it is, and what
+stands in the file's schema afterwards must be that, letter by letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from contextlib import closing
+
+import apsw
+
+from p2psyncd.core.storage import Pending
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, pack_key, unpack_key
+from p2psyncd.sources.database.names import is_bookkeeping, quoted
+from p2psyncd.sources.database.row import state_of
+from p2psyncd.sources.database.schema import Schema, SchemaObject, Table, read_schema
+from p2psyncd.sources.database.show import HELD
+from p2psyncd.sources.database.values import row_hash
+from p2psyncd.sources.source import Applied, Failed, Outcome
+
+__all__ = ["Objects", "state_of_object"]
+
+ORDER = ("table", "index", "view", "trigger")
+MODULES = {"fts3", "fts4", "fts5", "rtree", "rtree_i32", "geopoly"}
+"""Modules of virtual tables that touch nothing but their own tables."""
+HARMLESS = {
+    apsw.SQLITE_SELECT,
+    apsw.SQLITE_READ,
+    apsw.SQLITE_FUNCTION,
+    apsw.SQLITE_RECURSIVE,
+    apsw.SQLITE_REINDEX,
+}
+MAKING = {
+    apsw.SQLITE_CREATE_TABLE,
+    apsw.SQLITE_CREATE_INDEX,
+    apsw.SQLITE_CREATE_VIEW,
+    apsw.SQLITE_CREATE_TRIGGER,
+}
+WRITING = {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
+OUTWARD = {apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH, apsw.SQLITE_PRAGMA, apsw.SQLITE_CREATE_VTABLE}
+SQL_MAX = 1_000_000
+
+
+def state_of_object(each: SchemaObject) -> bytes:
+    """Return the state of a table, index, view or trigger that is here."""
+    return row_hash({"sql": each.sql, "table": each.table})
+
+
+class Objects:
+    """Makes what a batch wants to have made, inside a transaction of the app's file."""
+
+    def __init__(
+        self, connection: apsw.Connection, schema: Schema, *, wanted: bool, made: Collection[bytes]
+    ) -> None:
+        """Begin.
+
+        Args:
+            connection: The app's file.
+            schema: As it is.
+            wanted: Whether the user lets peers add to the schema.
+            made: The keys of what was made here for a peer before.
+        """
+        self.connection = connection
+        self.here = {(each.type, each.name.lower()): each for each in schema.objects}
+        tables = {object_key(each) for each in schema.objects if each.type == "table"}
+        self.wanted = wanted or tables <= set(made)
+        self.made: set[bytes] = set()
+        self.outcomes: list[Outcome] = []
+
+    def carry_out(self, batch: Sequence[Pending]) -> None:
+        """Do what can be done about some objects; tables come first."""
+        named: list[tuple[int, str, str, Pending]] = []
+        for pending in batch:
+            match unpack_key(pending.item.key).pk:
+                case (str(kind), str(name)) if kind in ORDER:
+                    named.append((ORDER.index(kind), kind, name, pending))
+                case _:
+                    reason = "it is no table, index, view or trigger"
+                    self.outcomes.append(Failed(key=pending.item.key, reason=reason))
+        for _, kind, name, pending in sorted(named, key=lambda one: one[:3]):
+            state = self.one(kind, name, pending)
+            self.outcomes.append(Applied(key=pending.item.key, state=state))
+
+    def one(self, kind: str, name: str, pending: Pending) -> bytes:
+        """Do what can be done about one object; return its state then."""
+        here = self.here.get((kind, name.lower()))
+        if not pending.item.live:
+            return b"" if here is None else state_of_object(here)
+        cells = state_of(pending.item).cells
+        sql, table = cells.get("sql"), cells.get("table")
+        if not isinstance(sql, str) or not isinstance(table, str) or len(sql) > SQL_MAX:
+            return HELD if here is None else state_of_object(here)
+        wanted = SchemaObject(type=kind, name=name, table=table, sql=sql)
+        if self.wanted and not is_reserved(name) and not is_bookkeeping(table):
+            try:
+                if here is None:
+                    self.make(wanted)
+                elif kind == "table" and here.sql != sql:
+                    self.extend(here, wanted)
+            except (apsw.Error, Unfit):
+                pass
+            else:
+                self.look_again(wanted)
+        here = self.here.get((kind, name.lower()))
+        return HELD if here is None else state_of_object(here)
+
+    def make(self, wanted: SchemaObject) -> None:
+        """Make an object.
+
+        Raises:
+            apsw.Error: SQLite will not.
+            Unfit: It is not what it says.
+        """
+        self.run(wanted.sql, wanted.name)
+        self.made.add(object_key(wanted))
+
+    def extend(self, here: SchemaObject, wanted: SchemaObject) -> None:
+        """Add the columns to a table that another definition has at its end; errors as `make`."""
+        columns = added_columns(here.sql, wanted.sql, wanted.name)
+        with self.connection:
+            for column in columns:
+                self.run(f"ALTER TABLE main.{quoted(here.name)} ADD COLUMN {column}", here.name)
+            if columns_of(read_schema(self.connection).tables.get(here.name)) != columns_of(
+                table_of(wanted.sql, wanted.name)
+            ):
+                raise Unfit
+
+    def run(self, sql: str, name: str) -> None:
+        """Run a peer's statement, which may make one thing and nothing else."""
+
+        def allowed(
+            action: int, first: str | None, second: str | None, _base: str | None, _by: str | None
+        ) -> int:
+            first, second = first or "", second or ""
+            own = first.lower() == name.lower() or first.lower().startswith((f"{name.lower()}_", "sqlite_"))
+            fine = (
+                action in HARMLESS
+                or (action in MAKING and own)
+                or (action in WRITING and own and first.lower() != name.lower())
+                or (action == apsw.SQLITE_ALTER_TABLE and second.lower() == name.lower())
+                or (action == apsw.SQLITE_CREATE_VTABLE and own and second.lower() in MODULES)
+            )
+            return apsw.SQLITE_OK if fine else apsw.SQLITE_DENY
+
+        before = self.objects()
+        with self.connection:
+            self.connection.authorizer = allowed
+            try:
+                self.connection.execute(sql)
+            finally:
+                self.connection.authorizer = None
+            new = self.objects() - before
+            if sql.startswith("CREATE") and not any(text == sql and own == name for own, text in new):
+                raise Unfit
+
+    def objects(self) -> set[tuple[str, str]]:
+        """Return name and text of all that is in the schema."""
+        return set(self.connection.execute("SELECT name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL"))
+
+    def look_again(self, wanted: SchemaObject) -> None:
+        """Take note of what an object is like now."""
+        for kind, name, table, sql in self.connection.execute(
+            "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE name = ? AND type = ?",
+            (wanted.name, wanted.type),
+        ):
+            self.here[kind, name.lower()] = SchemaObject(type=kind, name=name, table=table, sql=sql)
+
+
+class Unfit(Exception):
+    """A definition is not what it says, or more than an addition."""
+
+
+def object_key(each: SchemaObject) -> bytes:
+    """Return the key of an object."""
+    return pack_key(SCHEMA_TABLE, (each.type, each.name))
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether no peer's object may have a name."""
+    return name.lower().startswith(("sqlite_", "_p2p_"))
+
+
+def table_of(sql: str, name: str) -> Table:
+    """Return the table that a definition makes, made in an empty database in memory."""
+    with closing(apsw.Connection(":memory:")) as connection:
+        connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+        connection.authorizer = lambda action, *_: apsw.SQLITE_DENY if action in OUTWARD else apsw.SQLITE_OK
+        connection.execute(sql)
+        connection.authorizer = None
+        table = read_schema(connection).tables.get(name)
+    if table is None:
+        raise Unfit
+    return table
+
+
+def columns_of(table: Table | None) -> object:
+    """Return what of a table matters to its rows."""
+    if table is None:
+        return None
+    uniques = sorted((unique.columns, unique.collations) for unique in table.uniques)
+    return (
+        table.columns,
+        table.pk,
+        table.rowid,
+        table.without_rowid,
+        table.strict,
+        uniques,
+        table.foreign_keys,
+    )
+
+
+def added_columns(here: str, wanted: str, name: str) -> list[str]:
+    """Return the definitions of the columns that a table's definition has beyond another's.
+
+    Raises:
+        Unfit: They differ in more than that.
+    """
+    ours, theirs = table_of(here, name), table_of(wanted, name)
+    known = [column.name for column in ours.columns]
+    new = [column.name for column in theirs.columns[len(known) :]]
+    if [column.name for column in theirs.columns[: len(known)]] != known or not new:
+        raise Unfit
+    found = {}
+    for part in parts_of(wanted):
+        text = part.strip()
+        for column in new:
+            if re.match(rf"""(?:{re.escape(quoted(column))}|\[{re.escape(column)}\]|`{re.escape(column)}`|{re.escape(column)})(?:\s|$)""", text, re.IGNORECASE):  # fmt: skip
+                found[column] = text
+    if len(found) != len(new):
+        raise Unfit
+    return [found[column] for column in new]
+
+
+def parts_of(sql: str) -> list[str]:
+    """Return what stands between the commas of a table's definition."""
+    pieces = re.findall(
+        r"""--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|.""", sql, re.DOTALL
+    )
+    depth, parts, part = 0, [], ""
+    for piece in pieces:
+        if piece.startswith(("--", "/*")):
+            part += " "
+            continue
+        if piece == ")":
+            depth -= 1
+            if not depth:
+                break
+        if piece == "," and depth == 1:
+            parts.append(part)
+            part = ""
+        elif depth:
+            part += piece
+        if piece == "(":
+            depth += 1
+    return [*parts, part]
