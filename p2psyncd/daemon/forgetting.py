@@ -79,9 +79,10 @@ async def forget_now(
         return common([remembered[device] for device in members])
 
     covered = await replica.query(lambda _: note())
-    return await replica.forget(
-        covered, covered_before_us=now_us - KNOWN_DAYS * DAY_US, before_us=now_us - days * DAY_US
-    )
+    # Who takes nothing in never knows all that a peer knows, so their roots are never compared: only the
+    # tombstone itself can tell the peer.
+    before_us = now_us - days * DAY_US if replica.takes else 0
+    return await replica.forget(covered, covered_before_us=now_us - KNOWN_DAYS * DAY_US, before_us=before_us)
 
 
 def common(knowledge: Sequence[Knowledge]) -> dict[ActorId, int]:
