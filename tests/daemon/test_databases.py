@@ -1,0 +1,405 @@
+"""Databases between whole daemons: apps write on both sides, and people ask the daemon about it.
+
+The apps are in this process with the daemons, so they use the same SQLite library: a process does not lock itself out,
+and two libraries in it know nothing of each other. `tests/lan` has apps of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from daemons import WAIT_S, Daemon, Lab, offered
+
+from p2psyncd.errors import (
+    BadRequest,
+    DatabaseBusy,
+    NestedShare,
+    NoSuchItem,
+    P2psyncError,
+    Undecided,
+)
+
+SCHEMA = """
+CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, phone TEXT, email TEXT UNIQUE);
+CREATE INDEX by_name ON people (name);
+CREATE TABLE log (line TEXT);
+"""
+ANN, BOB = (1, "Ann", "1", "ann@x"), (2, "Bob", "2", "bob@x")
+PEOPLE = "SELECT id, name, phone, email FROM people ORDER BY id"
+
+
+def app(path: Path) -> apsw.Connection:
+    """Open a database as an app does, each statement a transaction of its own."""
+    connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(int(WAIT_S * 1000))
+    return connection
+
+
+def write(path: Path, *statements: str) -> None:
+    with closing(app(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def read(path: Path, query: str = PEOPLE) -> list[tuple[Any, ...]]:
+    with closing(app(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def make(daemon: Daemon, *rows: tuple[Any, ...], name: str = "app.db") -> Path:
+    path = daemon.folder / name
+    with closing(app(path)) as connection:
+        connection.execute(SCHEMA)
+        connection.executemany("INSERT INTO people VALUES (?, ?, ?, ?)", rows)
+    return path
+
+
+async def add(daemon: Daemon, path: Path, **more: Any) -> Any:
+    given = {"name": "app", "kind": None, "mode": "send-receive", "with_devices": []} | more
+    return await daemon.backend.share_add(str(path), **given)
+
+
+async def accept(owner: Daemon, taker: Daemon, path: Path, **more: Any) -> Any:
+    await offered(owner, taker, "app")
+    given = {"mode": "send-receive", "from_device": None} | more
+    return await taker.backend.share_accept("app", str(path), **given)
+
+
+async def settle(*daemons: Daemon) -> None:
+    """Wait until what was written anywhere is everywhere."""
+    for _ in range(2):
+        for daemon in daemons:
+            await daemon.wait("app", peers=len(daemons) - 1)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be an app that keeps its database locked, as Anki does."""
+    with closing(app(path)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("COMMIT")
+        yield
+
+
+@pytest.fixture
+async def shared(two: tuple[Daemon, Daemon]) -> tuple[Daemon, Daemon, Path, Path]:
+    """Two devices with one database of two people."""
+    maple, willow = two
+    here, there = make(maple, ANN, BOB), make(willow)
+    await add(maple, here)
+    await accept(maple, willow, there)
+    await settle(maple, willow)
+    assert read(here) == read(there) == [ANN, BOB]
+    return maple, willow, here, there
+
+
+Shared = tuple[Daemon, Daemon, Path, Path]
+
+
+async def apart(first: Daemon, second: Daemon) -> None:
+    """Cut two devices off from each other."""
+    await first.backend.device_pause(second.name)
+
+
+async def together(first: Daemon, second: Daemon) -> None:
+    """Let them meet again, and wait until both have the same."""
+    await first.backend.device_resume(second.name)
+    await first.until(lambda: first.connected_to(second), "connected again")
+    await settle(first, second)
+
+
+async def test_what_an_app_writes_is_in_the_other_devices_database(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    write(here, "UPDATE people SET phone = '11' WHERE id = 1", "DELETE FROM people WHERE id = 2")
+    write(there, "INSERT INTO people VALUES (3, 'Cid', '3', NULL)")
+    await settle(maple, willow)
+    assert read(here) == read(there) == [(1, "Ann", "11", "ann@x"), (3, "Cid", "3", None)]
+    [ours], [theirs] = await maple.backend.share_list(), await willow.backend.share_list()
+    assert ours["root"] == theirs["root"]
+    assert (ours["kind"], ours["state"], ours["reason"]) == ("database", "idle", None)
+    assert ours["path"] == str(here)
+
+
+async def test_a_row_is_pushed_without_anybody_asking(shared: Shared) -> None:
+    _maple, willow, here, there = shared
+    write(here, "UPDATE people SET name = 'Anna' WHERE id = 1")
+    await willow.until(lambda: read(there)[0][1] == "Anna", "the new name")
+
+
+async def test_tables_that_cannot_be_synced_are_named_and_others_are_synced(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    write(here, "INSERT INTO log VALUES ('only here')")
+    await settle(maple, willow)
+    assert read(there, "SELECT * FROM log") == []
+    [row] = await maple.backend.share_list()
+    [error] = row["errors"]
+    assert error["item"] == "log"
+    assert "primary key" in error["error"]
+    [check] = [one for one in await maple.backend.doctor() if one["name"] == "tables of app"]
+    assert check["ok"] == "warn"
+    assert "log" in check["message"]
+
+
+async def test_different_columns_of_one_row_both_survive(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    await apart(maple, willow)
+    write(here, "UPDATE people SET name = 'Anna' WHERE id = 1")
+    write(there, "UPDATE people SET phone = '111' WHERE id = 1")
+    await together(maple, willow)
+    assert read(here) == read(there) == [(1, "Anna", "111", "ann@x"), BOB]
+    assert await maple.backend.conflicts(include_resolved=False) == []
+
+
+async def in_conflict(shared: Shared) -> Any:
+    """Have one column changed on both, first on maple; return the conflict as willow lists it."""
+    maple, willow, here, there = shared
+    await apart(maple, willow)
+    write(here, "UPDATE people SET phone = 'loses' WHERE id = 1")
+    await maple.running("app").detect()
+    write(there, "UPDATE people SET phone = 'wins' WHERE id = 1")
+    await willow.running("app").detect()
+    await together(maple, willow)
+    assert read(here) == read(there) == [(1, "Ann", "wins", "ann@x"), BOB]
+    [conflict] = await willow.backend.conflicts(include_resolved=False)
+    return conflict
+
+
+async def test_one_column_changed_on_both_is_a_conflict_with_the_loser_kept(shared: Shared) -> None:
+    maple, willow, _here, _there = shared
+    conflict = await in_conflict(shared)
+    assert conflict["kind"] == "database"
+    assert conflict["item"] == "people 1 phone"
+    assert conflict["winner"] == "willow"
+    [loser] = conflict["losers"]
+    assert (loser["device"], loser["where"]) == ("maple", "people 1 phone: 'loses'")
+    [same] = await maple.backend.conflicts(include_resolved=False)
+    assert same == conflict
+    shown = await maple.backend.conflict_show(conflict["id"])
+    assert [side["where"] for side in shown["sides"]] == ["phone: 'wins'", "phone: 'loses'"]
+    event = await willow.event("conflict")
+    assert event["item"] == "people 1 phone"
+    [row] = await maple.backend.share_list()
+    assert row["conflicts"] == 1
+
+
+async def test_a_loser_can_be_put_back_as_a_new_write(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    conflict = await in_conflict(shared)
+    done = await willow.backend.conflict_resolve(conflict["id"], keep="loser", loser=0)
+    assert done["resolved"]
+    await settle(willow, maple)
+    assert read(here) == read(there) == [(1, "Ann", "loses", "ann@x"), BOB]
+    for daemon in (maple, willow):
+        assert await daemon.backend.conflicts(include_resolved=False) == []
+
+
+async def test_keeping_the_winner_settles_it_on_all_devices(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    conflict = await in_conflict(shared)
+    with pytest.raises(BadRequest):
+        await willow.backend.conflict_resolve(conflict["id"], keep="both", loser=0)
+    await maple.backend.conflict_resolve(conflict["id"], keep="winner", loser=0)
+    await settle(maple, willow)
+    assert read(here) == read(there) == [(1, "Ann", "wins", "ann@x"), BOB]
+    for daemon in (maple, willow):
+        assert await daemon.backend.conflicts(include_resolved=False) == []
+    with pytest.raises(NoSuchItem):
+        await willow.backend.conflict_resolve(conflict["id"], keep="winner", loser=0)
+
+
+async def test_a_unique_value_taken_on_both_shows_one_row_and_lists_the_other(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    await apart(maple, willow)
+    write(here, "INSERT INTO people VALUES (7, 'Eve', '7', 'e@x')")
+    await maple.running("app").detect()
+    write(there, "INSERT INTO people VALUES (8, 'Eva', '8', 'e@x')")
+    await willow.running("app").detect()
+    await together(maple, willow)
+    assert read(here) == read(there) == [ANN, BOB, (7, "Eve", "7", "e@x")]
+    for daemon in (maple, willow):
+        [conflict] = await daemon.backend.conflicts(include_resolved=False)
+        assert conflict["item"] == "people 8 email"
+        assert conflict["losers"][0]["where"] == "people 8 email: 'e@x'"
+        assert (conflict["winner"], conflict["losers"][0]["device"]) == ("maple", "willow")
+    await willow.backend.conflict_resolve(conflict["id"], keep="loser", loser=0)
+    await settle(willow, maple)
+    assert read(here) == read(there) == [ANN, BOB, (8, "Eva", "8", "e@x")]
+    assert await maple.backend.conflicts(include_resolved=False) == []
+
+
+async def test_a_deleted_row_is_in_the_history_and_comes_back(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    write(there, "DELETE FROM people WHERE id = 2")
+    await settle(willow, maple)
+    assert read(here) == [ANN]
+    [version] = await maple.backend.history(str(here))
+    assert version["reason"] == "deleted"
+    assert version["item"] == "people 2 email: 'bob@x', id: 2, name: 'Bob', phone: '2'"
+    with pytest.raises(NoSuchItem):
+        await maple.backend.restore(str(here), version="nonesuch")
+    await maple.backend.restore(str(here), version=version["version"])
+    await settle(maple, willow)
+    assert read(here) == read(there) == [ANN, BOB]
+    assert await maple.backend.history(str(here)) == []
+
+
+async def test_an_edit_that_lost_to_a_delete_can_be_restored(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    await apart(maple, willow)
+    write(here, "UPDATE people SET phone = '22' WHERE id = 2")
+    await maple.running("app").detect()
+    write(there, "DELETE FROM people WHERE id = 2")
+    await willow.running("app").detect()
+    await together(maple, willow)
+    assert read(here) == read(there) == [ANN]
+    [conflict] = await maple.backend.conflicts(include_resolved=False)
+    assert conflict["item"] == "people 2"
+    await maple.backend.conflict_resolve(conflict["id"], keep="loser", loser=0)
+    await settle(maple, willow)
+    assert read(here) == read(there) == [ANN, (2, "Bob", "22", "bob@x")]
+
+
+async def test_rows_on_both_sides_are_compared_before_anything_happens(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here = make(maple, ANN, BOB, (3, "Cid", "3", None))
+    there = make(willow, ANN, (2, "Bobby", "2", "bob@x"), (4, "Dee", "4", None), (5, "Eve", "5", None))
+    await add(maple, here)
+    before = read(there, "SELECT name, sql FROM sqlite_schema")
+    with pytest.raises(Undecided) as refused:
+        await accept(maple, willow, there)
+    assert refused.value.exit_code == 5
+    found = await willow.backend.share_compare("app", str(there), from_device=None)
+    assert (found["device"], found["complete"]) == ("maple", True)
+    people = {"table": "people", "identical": 1, "only_here": 2, "only_there": 1, "different": 1}
+    assert people in found["tables"]
+    assert (found["only_here"], found["only_there"], found["different"]) == (2, 1, 1)
+    assert read(there, "SELECT name, sql FROM sqlite_schema") == before
+    assert await willow.backend.share_list() == []
+    assert len(read(here)) == 3
+    [offer] = await willow.backend.share_offers()
+    assert offer["kind"] == "database"
+
+
+async def test_merging_unites_the_rows_of_both(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here, there = make(maple, ANN, BOB), make(willow, ANN, (3, "Cid", "3", None))
+    await add(maple, here)
+    await accept(maple, willow, there, join="merge")
+    await settle(maple, willow)
+    assert read(here) == read(there) == [ANN, BOB, (3, "Cid", "3", None)]
+
+
+async def test_adopting_puts_the_file_aside_and_takes_the_peers_rows(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here, there = make(maple, ANN), make(willow, BOB)
+    await add(maple, here)
+    with closing(app(there)) as open_in_an_app:
+        open_in_an_app.execute("SELECT * FROM people").fetchall()
+        await accept(maple, willow, there, join="adopt")
+        await settle(maple, willow)
+        assert open_in_an_app.execute(PEOPLE).fetchall() == [ANN]
+    [aside] = willow.folder.glob("app.db.before-adopt-*")
+    assert read(aside) == [BOB]
+
+
+async def test_a_share_is_joined_where_no_database_was(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here, there = make(maple, ANN, BOB), willow.folder / "new.db"
+    await add(maple, here)
+    await accept(maple, willow, there)
+    await settle(maple, willow)
+    assert read(there) == [ANN, BOB]
+
+
+async def test_the_same_file_cannot_be_shared_twice(shared: Shared) -> None:
+    maple, _willow, here, _there = shared
+    (maple.folder / "link.db").symlink_to(here)
+    for path in (here, maple.folder / "link.db"):
+        with pytest.raises(NestedShare):
+            await add(maple, path, name="again")
+
+
+async def test_removing_a_share_leaves_the_schema_as_it_was(two: tuple[Daemon, Daemon]) -> None:
+    maple, _willow = two
+    here = make(maple, ANN)
+    everything = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
+    before = read(here, everything)
+    await add(maple, here)
+    await maple.running("app").detect()
+    assert read(here, everything) != before
+    await maple.backend.share_remove("app")
+    assert read(here, everything) == before
+    assert read(here) == [ANN]
+
+
+async def test_a_database_that_an_app_keeps_locked_waits_and_goes_on_by_itself(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    with locked(here):
+        write(there, "UPDATE people SET phone = '22' WHERE id = 2")
+        await maple.until(lambda: bool(maple.running("app").waiting), "waiting")
+        [row] = await maple.backend.share_list()
+        assert row["state"] in {"idle", "syncing"}
+        assert row["reason"].startswith("waiting: ")
+        with pytest.raises(DatabaseBusy):
+            await maple.backend.share_remove("app")
+    await settle(maple, willow)
+    assert read(here) == [ANN, (2, "Bob", "22", "bob@x")]
+    [row] = await maple.backend.share_list()
+    assert (row["state"], row["reason"]) == ("idle", None)
+
+
+async def test_verify_reads_every_row(shared: Shared) -> None:
+    maple, _willow, here, _there = shared
+    found = await maple.backend.verify("app")
+    assert found["problems"] == []
+    assert found["items"] >= 2
+    del here
+
+
+async def test_a_diff_names_rows(shared: Shared) -> None:
+    maple, willow, _here, there = shared
+    await apart(maple, willow)
+    write(there, "INSERT INTO people VALUES (9, 'Ida', '9', NULL)")
+    await willow.running("app").detect()
+    await maple.backend.device_resume("willow")
+    await settle(maple, willow)
+    [device] = (await maple.backend.diff("app", None))["devices"]
+    assert device["connected"]
+    assert device["differences"] == []
+
+
+async def test_tables_can_be_left_out(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here, there = make(maple, ANN), make(willow)
+    write(here, "CREATE TABLE secret (id INTEGER PRIMARY KEY)", "INSERT INTO secret VALUES (1)")
+    write(there, "CREATE TABLE secret (id INTEGER PRIMARY KEY)")
+    await add(maple, here, without=["secret"])
+    await accept(maple, willow, there, without=["secret"])
+    await settle(maple, willow)
+    assert read(there, "SELECT * FROM secret") == []
+    [row] = await maple.backend.share_list()
+    assert "secret" in row["left_out"]
+
+
+async def test_a_database_is_as_it_was_after_a_restart(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    await maple.stop()
+    write(here, "UPDATE people SET phone = 'while away' WHERE id = 1")
+    await maple.start()
+    await maple.until(lambda: maple.connected_to(willow), "connected again")
+    await settle(maple, willow)
+    assert read(there)[0] == (1, "Ann", "while away", "ann@x")
+
+
+async def test_folder_words_do_not_apply_to_databases_and_the_other_way_round(lab: Lab) -> None:
+    maple = await lab.daemon("maple")
+    folder = maple.make("f")
+    await add(maple, folder, name="f")
+    with pytest.raises(P2psyncError):
+        await maple.backend.share_approve("f", catch_up=True)
