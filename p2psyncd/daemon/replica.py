@@ -197,7 +197,7 @@ class Replica:
                 else:
                     seen.append(one)
             # What was changed together is told together.
-            if len(seen) > (WHOLE_ITEMS_MAX if self.source.whole and more else 0):
+            if len(seen) > (WHOLE_ITEMS_MAX - OBSERVATIONS_PER_STEP if self.source.whole and more else 0):
                 await self.record(seen)
                 seen = []
             if reopened:

@@ -215,7 +215,7 @@ class DatabaseSource:
         notes = Notes.load(self.catalogue)
         full = self.full or self.guard.doubtful or notes.version != schema.version or not notes.baselined
         self.full = self.guard.doubtful = False
-        actor = self.store.actor()
+        actor = self.catalogue.actor()
         durable = False
         agreed: list[Hint] = []
         with self.access.reading() as connection:
@@ -319,7 +319,7 @@ class DatabaseSource:
         schema = self.prepare()
         notes = Notes.load(self.catalogue)
         with self.access.reading() as connection:
-            scanner = Scanner(connection, self.catalogue, schema, self.store.actor(), 0)
+            scanner = Scanner(connection, self.catalogue, schema, self.catalogue.actor(), 0)
             look = Look(compare=frozenset(schema.tables), known=notes.tables)
             for finding in scanner.look(look):
                 match finding:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import cbor2
 
+from p2psyncd.core.ids import ActorId
 from p2psyncd.core.storage import Listed, Pending, Stored
 from p2psyncd.sources.database.keys import RowKey, identities, pack_key, unpack_key
 from p2psyncd.sources.database.schema import Schema, Table
@@ -59,6 +60,8 @@ class Catalogue(Protocol):
     def withheld(self) -> list[Stored]: ...  # noqa: D102
 
     def setting(self, name: str) -> bytes | None: ...  # noqa: D102
+
+    def actor(self) -> ActorId: ...  # noqa: D102
 
 
 class Settings(Catalogue, Protocol):
