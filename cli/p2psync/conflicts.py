@@ -30,7 +30,7 @@ IdArgument = Annotated[
 All = Annotated[bool, typer.Option("--all", help="Resolved ones as well.")]
 Keep = Annotated[
     KeepChoice,
-    typer.Option("--keep", help="The version in place, a conflict copy in its place, or all as they are."),
+    typer.Option("--keep", help="The version in place, a loser in its place, or (of files) all as they are."),
 ]
 LoserOption = Annotated[
     int, typer.Option("--loser", metavar="N", min=1, help="Which copy, if there are several.")
@@ -81,14 +81,15 @@ def show(session: Session, conflict: IdArgument, *, as_json: Json = False) -> No
             "winner" if at == 0 else f"loser {at}",
             side["device"],
             ago(side["time"]),
-            size(side["bytes"]),
+            size(side["bytes"]) if found["kind"] == "folder" else "",
             side["where"],
         )
         for at, side in enumerate(found["sides"])
     ]
     emit(*columns(rows, paper, ("VERSION", "BY", "WHEN", "SIZE", "WHERE")))
     if not found["resolved"]:
-        talk(f"p2psync conflict resolve {escape(found['id'])} --keep winner|loser|both")
+        both = "|both" if found["kind"] == "folder" else ""
+        talk(f"p2psync conflict resolve {escape(found['id'])} --keep winner|loser{both}")
 
 
 def resolve(

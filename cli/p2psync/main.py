@@ -30,7 +30,7 @@ THEMES = {
     "doctor": ("doctor",),
     "demo": ("demo",),
 }
-ABOUT = "Keeps folders equal on the devices of one network, directly between them."
+ABOUT = "Keeps folders and SQLite databases equal on the devices of one network, directly between them."
 EPILOG = (
     "Exit codes: 0 done, 1 failed, 2 usage, 3 the daemon is not running, 4 timed out, 5 refused. "
     "Start with `p2psync up`, or look at `p2psync demo`."

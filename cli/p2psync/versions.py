@@ -16,7 +16,8 @@ from p2psyncd.control.messages import Restored, Version
 __all__ = ["register"]
 
 PathArgument = Annotated[
-    Path, typer.Argument(metavar="PATH", help="A file in a share; it need not exist now.")
+    Path,
+    typer.Argument(metavar="PATH", help="A file in a share, which need not exist now; or a shared database."),
 ]
 VersionOption = Annotated[
     str | None, typer.Option("--version", metavar="V", help="As `history` shows it; else the newest.")
@@ -30,7 +31,7 @@ def register(commands: Commands) -> None:
 
 
 def history(session: Session, path: PathArgument, *, as_json: Json = False) -> None:
-    """List the earlier versions kept of a file, or of everything in a folder."""
+    """List the earlier versions kept of a file or of everything in a folder; the deleted rows of a database."""
     found: list[Version] = session.client.get("/v1/history", path=absolute(path))
     if as_json:
         emit_json(found)
@@ -43,11 +44,11 @@ def history(session: Session, path: PathArgument, *, as_json: Json = False) -> N
             ago(one["time"]),
             size(one["bytes"]),
             one["reason"] if one["device"] is None else f"{one['reason']} by {one['device']}",
-            one["path"],
+            one.get("item", one["path"]),
         )
         for one in found
     ]
-    emit(*columns(rows, session.paper, ("VERSION", "WHEN", "SIZE", "WHY", "PATH")))
+    emit(*columns(rows, session.paper, ("VERSION", "WHEN", "SIZE", "WHY", "WHAT")))
 
 
 def restore(
@@ -58,10 +59,11 @@ def restore(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Put an earlier version back in place; what is there goes to history."""
+    """Put an earlier version back in place; what is there goes to history. Of a database: one row, as it was."""
     full = absolute(path)
     if os.path.lexists(full):
-        confirm(f"Replace {escape(full)} with an earlier version?", yes=yes)
+        which = f"version {escape(version)}" if version else "an earlier version"
+        confirm(f"Replace what is in {escape(full)} with {which}?", yes=yes)
     done: Restored = session.client.post("/v1/restore", path=full, version=version)
     if as_json:
         emit_json(done)

@@ -11,12 +11,15 @@ import importlib.util
 import os
 import shutil
 import signal
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from p2psync import demo
 from p2psyncd.control.server import serve
 
 spec = importlib.util.spec_from_file_location(
@@ -69,19 +72,38 @@ def make_backend(options: argparse.Namespace) -> Any:
             for target in folders:
                 if source != target:
                     shutil.copytree(source, target, dirs_exist_ok=True)
+        unite([folder.parent / "shopping.db" for folder in around.glob("*/Files")])
         return scripted.ANSWERS["wait"]
 
-    offer = scripted.ANSWERS["share_offers"][0] | {"name": "Files"}
+    offer = scripted.ANSWERS["share_offers"][0]
     backend.answers |= {
         "status": status,
         "share_add": share_add,
         "share_accept": share_accept,
-        "share_offers": [offer] if options.no_mdns else [],
+        "share_offers": [offer | {"name": name} for name in ("Files", "shopping.db")]
+        if options.no_mdns
+        else [],
         "pair_join": pair_join,
         "wait": wait,
     }
     backend.pair_wait = pair_wait
     return backend
+
+
+def unite(databases: list[Path]) -> None:
+    """Give all of the demo's databases the rows of all."""
+    rows: dict[int, tuple[str, int]] = {}
+    for path in databases:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(demo.SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS"))
+            for number, item, bought in connection.execute("SELECT id, item, bought FROM shopping"):
+                rows[number] = (item, max(bought, rows.get(number, ("", 0))[1]))
+    for path in databases:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO shopping VALUES (?, ?, ?)",
+                [(number, item, bought) for number, (item, bought) in rows.items()],
+            )
 
 
 async def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import pytest
 
 from p2psync.main import THEMES, make_app, needed_themes
-from p2psyncd.errors import CodeExpired, NoSuchShare, ShareHeld, TimedOut, WrongCode
+from p2psyncd.errors import CodeExpired, NoSuchShare, ShareHeld, TimedOut, Undecided, WrongCode
 
 EVIL = "x\x1b[2J\u202e\n"
 
@@ -565,3 +565,34 @@ def test_the_client_never_loads_the_daemons_rooms() -> None:
 
 def test_all_commands_are_declared_without_loading_twice() -> None:
     assert make_app().info.name == "p2psync"
+
+
+def test_rows_that_differ_are_shown_before_a_database_joins_a_share(run: Any, backend: Any) -> None:
+    backend.answers["share_accept"] = Undecided("/n.db holds rows of its own")
+    result = run("share", "accept", "Notes", "/n.db", "--from", "desk")
+    assert result.code == 5
+    assert [call[0] for call in backend.calls] == ["share_accept", "share_compare"]
+    assert "TABLE  IDENTICAL  ONLY HERE  ONLY ON desk  DIFFERENT" in result.out
+    assert "notes  1,200      1          2             3" in result.out
+    assert "p2psync share accept Notes /n.db --merge" in result.err
+    assert "p2psync share accept Notes /n.db --adopt" in result.err
+    printed = run("share", "accept", "Notes", "/n.db", "--json")
+    assert printed.code == 5
+    assert json.loads(printed.out) == backend.answers["share_compare"]
+    assert run("share", "accept", "Notes", "/n.db", "--merge", "--adopt").code == 2
+
+
+def test_a_database_that_is_equal_already_is_joined_at_once(run: Any, backend: Any) -> None:
+    same = {"only_here": 0, "only_there": 0, "different": 0, "tables": []}
+    backend.answers["share_compare"] = backend.answers["share_compare"] | same
+
+    async def share_accept(name: str, path: str, *, join: str | None, **_: Any) -> Any:
+        if join is None:
+            raise Undecided(path)
+        return backend.answers["share_list"][0] | {"name": name, "path": path}
+
+    backend.answers["share_accept"] = share_accept
+    result = run("share", "accept", "Notes", "/n.db")
+    assert result.code == 0
+    assert "Both hold the same 1,200 rows." in result.err
+    assert "Notes is at /n.db." in result.err

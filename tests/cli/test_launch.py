@@ -235,7 +235,9 @@ def test_the_demo_shows_two_equal_devices_and_cleans_up(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = run("demo", "--once")
     assert result.code == 0
-    assert "Equal on both devices: 3 files." in result.out
+    assert "Equal on both devices: 3 files, and a database with 3 rows." in result.out
+    assert "shopping.db: apples, bread (bought), oat milk" in result.out
+    assert "INSERT INTO shopping (item) VALUES ('tea')" in result.out
     assert "notes/today.txt" in result.out
     assert "maple shows the code 7-amber-falcon; willow types it." in result.err
     assert list(tmp_path.glob("p2psync-demo-*")) == []
