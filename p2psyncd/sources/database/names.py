@@ -17,6 +17,9 @@ BOOKKEEPING = (
     "schema_migrations",  # Rails, dbmate, golang-migrate and others
     "ar_internal_metadata",
     "alembic_version*",
+    "migrations",  # Laravel, beets
+    "_migrations",
+    "_*_migrations",  # Prisma, sqlx, sqlite-migrate
     "goose_db_version",
     "flyway_schema_history",
     "databasechangelog",  # Liquibase
@@ -28,8 +31,6 @@ BOOKKEEPING = (
     "__drizzle_migrations",
     "__efmigrationshistory",
     "__efmigrationslock",
-    "_prisma_migrations",
-    "_sqlx_migrations",
     "sqlx_migrations",
     "seaql_migrations",
     "refinery_schema_history",
@@ -42,7 +43,6 @@ BOOKKEEPING = (
     "migrate_version",  # sqlalchemy-migrate
     "phinxlog",
     "doctrine_migration_versions",
-    "_migrations",
     "android_metadata",
     "room_master_table",
     "grdb_migrations",

@@ -18,7 +18,7 @@ from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.values import RawText, Value
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "affinities", "keeps"]
 
 Place = tuple[Value, ...]
 
@@ -30,9 +30,9 @@ class TableRows:
         self.connection = connection
         self.table = table
         self.columns = tuple(column.name for column in table.stored)
-        self.affinities = {column.name: affinity(column.type, strict=table.strict) for column in table.stored}
+        self.affinities = affinities(table)
         self.name = f"main.{quoted(table.name)}"
-        self.where = " AND ".join(f"{quoted(column)} IS ?" for column in table.pk)
+        self.where = table.key_condition
         self.selected = ", ".join(quoted(column) for column in self.columns)
         self.select = f"SELECT {self.selected} FROM {self.name} WHERE {self.where}"
         self.delete = f"DELETE FROM {self.name} WHERE {self.where}"
@@ -173,6 +173,21 @@ def bound(sql: str, values: Sequence[Value]) -> tuple[str, Sequence[object]]:
         else:
             parts.append(character)
     return "".join(parts), [value.data if isinstance(value, RawText) else value for value in values]
+
+
+def affinities(table: Table) -> dict[str, str]:
+    """Return the affinities of a table's columns, generated ones left out; its columns in their order."""
+    known = AFFINITIES.get(id(table))
+    if known is None or known[0] is not table:
+        if len(AFFINITIES) > TABLES_MAX:
+            AFFINITIES.clear()
+        found = {column.name: affinity(column.type, strict=table.strict) for column in table.stored}
+        known = AFFINITIES[id(table)] = (table, found)
+    return known[1]
+
+
+AFFINITIES: dict[int, tuple[Table, dict[str, str]]] = {}
+TABLES_MAX = 10_000
 
 
 def affinity(kind: str, *, strict: bool) -> str:

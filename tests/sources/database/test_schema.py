@@ -6,6 +6,7 @@ import apsw
 import pytest
 
 from p2psyncd.sources.database.hints import install
+from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import (
     MIGRATIONS,
     NO_KEY,
@@ -159,6 +160,8 @@ def test_two_devices_may_give_one_number_to_two_rows_where_the_key_is_one_intege
         "_prisma_migrations",
         "_sqlx_migrations",
         "sqlx_migrations",
+        "_sqlite_migrations",
+        "migrations",
         "__diesel_schema_migrations",
         "SequelizeMeta",
     ],
@@ -299,3 +302,19 @@ def test_a_file_that_is_no_database_is_the_callers_affair(tmp_path: Path) -> Non
     with pytest.raises(apsw.NotADBError):
         read_schema(connection)
     connection.close()
+
+
+def test_a_row_is_found_as_its_key_compares_and_not_as_its_column_was_declared() -> None:
+    connection = apsw.Connection(":memory:")
+    connection.execute(
+        "CREATE TABLE t(a TEXT COLLATE NOCASE, b TEXT, PRIMARY KEY(a COLLATE BINARY, b COLLATE NOCASE));"
+        "INSERT INTO t VALUES('x', 'Y'), ('X', 'z')"
+    )
+    table = read_schema(connection).tables["t"]
+    rows = Rows(connection)
+    assert rows.read(table, ("x", "y")) == {"a": "x", "b": "Y"}
+    assert rows.read(table, ("X", "Y")) is None
+    plan = connection.execute(
+        f"EXPLAIN QUERY PLAN SELECT 1 FROM t WHERE {table.key_condition}", ("x", "y")
+    ).fetchall()
+    assert "(a=? AND b=?)" in plan[0][3]
