@@ -388,7 +388,7 @@ class Ledger:
             ours = replace(ours, dot=self.dot())
         # Two versions that each claim to know the other are a liar's: two honest devices that hold one each would
         # answer each other with theirs for ever. They are settled as what they are, concurrent.
-        newer, older = item.covers(ours.dot), ours.covers(item.dot)
+        newer, older = self.knows(item, ours), self.knows(ours, item)
         if older and not newer:
             if repair:
                 received.answers.append(ours)
@@ -398,6 +398,18 @@ class Ledger:
             self.take_newer(page, item, base)
         elif not self.merge(page, Stored(item=ours, state=stored.state), item, base=base):
             received.deferred.append(item)
+        elif repair and item.dot.actor == BASELINE_ACTOR and page.stored[item.key].item.dot == ours.dot:
+            received.answers.append(ours)
+
+    def knows(self, item: Item, other: Item) -> bool:
+        """Return whether a version was written in knowledge of another one.
+
+        What was there before the share was has one dot on all devices, whatever it is: the source tells whether it is
+        the one that was known.
+        """
+        return item.covers(other.dot) and (
+            other.dot.actor != BASELINE_ACTOR or self.source.knows_baseline(item, other)
+        )
 
     def take_newer(self, page: Page, item: Item, base: Stored | None) -> None:
         """Take a version that was written in knowledge of ours."""

@@ -228,6 +228,13 @@ class Source(Protocol):
         """Decide about two concurrent versions of one key; pure, symmetric but for `Side`."""
         ...
 
+    def knows_baseline(self, item: Item, baseline: Item) -> bool:
+        """Return whether a version was written in knowledge of this one, which was there before the share was; pure.
+
+        Others have another one under the same key, and the same dot.
+        """
+        ...
+
     def is_conflict(self, key: bytes) -> bool:
         """Return whether a key names a conflict copy; pure."""
         ...

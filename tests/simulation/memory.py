@@ -167,6 +167,9 @@ class MemorySource:
     def merge(self, ours: Item, theirs: Item) -> Merged:
         return merge(ours, theirs)
 
+    def knows_baseline(self, item: Item, baseline: Item) -> bool:
+        return True
+
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         return []
 

@@ -38,7 +38,7 @@ from p2psyncd.sources.database.hints import (
 from p2psyncd.sources.database.keys import unpack_key
 from p2psyncd.sources.database.mend import Mender
 from p2psyncd.sources.database.notes import Notes
-from p2psyncd.sources.database.row import join, state_of
+from p2psyncd.sources.database.row import join, knows_baseline, state_of
 from p2psyncd.sources.database.scan import Look, Scanner
 from p2psyncd.sources.database.schema import Schema, read_schema, schema_version
 from p2psyncd.sources.database.show import Catalogue, Places, Settings, place_of
@@ -349,6 +349,10 @@ class DatabaseSource:
     def merge(self, ours: Item, theirs: Item) -> Merged:
         """Merge two rows, column by column."""
         return join(ours, theirs)
+
+    def knows_baseline(self, item: Item, baseline: Item) -> bool:
+        """Return whether a row was written in knowledge of one that was there at a first sight."""
+        return knows_baseline(item, baseline)
 
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         """Return what becomes of rows whose parents are deleted."""

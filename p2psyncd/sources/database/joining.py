@@ -40,7 +40,7 @@ from p2psyncd.sources.database.values import Cell, canonical_bytes, same_cell
 from p2psyncd.sources.source import Merged, Side
 from p2psyncd.wire.records import ROW_BYTES_MAX
 
-__all__ = ["STATE_BYTES_MAX", "join", "newest"]
+__all__ = ["STATE_BYTES_MAX", "join", "knows_baseline", "newest"]
 
 NEVER = Stamp(0, ACTOR0, 0)
 # What a record may hold, less room for some later edits: a row that no peer takes would be stuck for ever.
@@ -117,6 +117,14 @@ class Version:
         if not self.knows(element.stamp):
             return False
         return all(own.stamp != element.stamp for own, _ in self.held.get(column, ()))
+
+
+def knows_baseline(item: Item, baseline: Item) -> bool:
+    """Return whether a version knows this row of a first sight; see `Source.knows_baseline`."""
+    try:
+        return state_of(baseline).baselines <= state_of(item).baselines
+    except ValueError:
+        return True
 
 
 def join(ours: Item, theirs: Item) -> Merged:

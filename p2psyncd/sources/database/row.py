@@ -14,7 +14,7 @@ import cbor2
 from blake3 import blake3
 
 from p2psyncd.core.item import Draft, Item, Kind, baseline_item
-from p2psyncd.sources.database.joining import join, newest
+from p2psyncd.sources.database.joining import join, knows_baseline, newest
 from p2psyncd.sources.database.rowstate import (
     ACTOR0,
     COLUMNS_MAX,
@@ -51,6 +51,7 @@ __all__ = [
     "has_losers",
     "inserted",
     "join",
+    "knows_baseline",
     "pack",
     "removed",
     "resolved",

@@ -225,7 +225,9 @@ class Scanner:
             state = row_hash(values)
             entry = listed.pop(place[0] if births else self.plain_key(table, place), None)
             if entry is None:
-                ms = hint.ms if hint is not None else None if first else self.now_ms
+                # What was written between the making of the hints and the first sight was there at that.
+                fresh = hint is not None and not look.baseline
+                ms = hint.ms if hint is not None and fresh else None if first else self.now_ms
                 key = self.new_key(table, place, ms)
                 page.append(
                     Sighting(table, place, values, state, key, b"" if first else self.listed(key), ms or 0)
