@@ -18,7 +18,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -28,7 +27,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
-from types import TracebackType
 from typing import Protocol
 
 import apsw
@@ -36,19 +34,16 @@ import apsw
 from p2psyncd.core.guard import has_room
 from p2psyncd.errors import (
     DatabaseBusy,
-    DatabaseDamaged,
     DatabaseNotWritable,
     FolderMissing,
     NotADatabase,
     NotAFolder,
     ShareHeld,
 )
+from p2psyncd.sources.database.opening import Translation, connect, has_moved, missing
 
 __all__ = ["DatabaseAccess", "DatabaseFile", "Identity", "Keeper", "check_new_database", "is_database"]
 
-# An app that writes without a pause leaves gaps of 0.1 ms between its transactions in a rollback journal: SQLite's own
-# busy handler, which sleeps up to 100 ms, did not meet one in 5 s.
-ASKED_EACH_S = 0.0005
 # An app waits for its turn with sleeps of up to 100 ms, and nobody hands the lock over: of two transactions here, the second
 # gives it half the time of the first, at most one such sleep. Back to back, an app waited for more than 5 s.
 TURN, TURN_S_MAX = 0.5, 0.1
@@ -56,10 +51,6 @@ TURN, TURN_S_MAX = 0.5, 0.1
 TRIES = 2000
 # An app that kept its lock so long mostly keeps it for as long as it runs; it is asked again and again.
 TRIES_LOCKED = 400
-# Never made by us, and no symlink in any part of the path: that was resolved when the share was added.
-FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOFOLLOW
-# What SQLite means by its extended codes; apsw has no classes for them.
-CANTOPEN_SYMLINK, IOERR_DELETE = 1550, 2570
 FILE_MODE = 0o600
 
 
@@ -136,45 +127,6 @@ class DatabaseAccess(Protocol):
     def make_durable(self) -> None:
         """Put on the disk what apps have committed so far: no peer is to be ahead of this disk."""
         ...
-
-
-class Translation:
-    """A context that raises the project's errors for SQLite's, where they are not about what was asked."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Translate an error, if there was one."""
-        code = getattr(error, "extendedresult", 0)
-        match error:
-            case apsw.BusyError() | apsw.LockedError():
-                raise DatabaseBusy(f"an app keeps {self.path} locked") from error
-            case apsw.NotADBError():
-                raise NotADatabase(str(self.path)) from error
-            case apsw.CorruptError():
-                raise DatabaseDamaged(f"{self.path}: {error}") from error
-            case apsw.CantOpenError() if code == CANTOPEN_SYMLINK:
-                raise ShareHeld(f"{self.path} leads through a symlink now") from error
-            case apsw.CantOpenError() if not self.path.exists():
-                raise ShareHeld(missing(self.path)) from error
-            case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
-                raise DatabaseNotWritable(f"{self.path} ({error})") from error
-            case apsw.IOError() if code == IOERR_DELETE:
-                raise DatabaseNotWritable(f"{self.path} (its journal cannot be removed)") from error
-            case apsw.FullError():
-                raise OSError(errno.ENOSPC, "No space left for the database", str(self.path)) from error
-            case apsw.IOError():
-                raise OSError(
-                    errno.EIO, f"The database cannot be read or written ({error})", str(self.path)
-                ) from error
-            case _:
-                pass
 
 
 class DatabaseFile:
@@ -325,52 +277,6 @@ class DatabaseFile:
         """End a transaction that is still open."""
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-
-
-class Patience:
-    """A busy handler: asks for the lock again and again, but not for ever."""
-
-    def __init__(self, tries: int) -> None:
-        self.tries = tries
-
-    def __call__(self, tried: int) -> bool:
-        """Return whether to try again."""
-        if tried >= self.tries:
-            return False
-        time.sleep(ASKED_EACH_S)  # noqa: TID251  (a worker thread waits)
-        return True
-
-
-def connect(path: Path, tries: int) -> apsw.Connection:
-    """Return a connection to an existing file, with settings that are safe with a file of any origin."""
-    connection = apsw.Connection(f"{path.as_uri()}?mode=rw", flags=FLAGS)
-    connection.set_busy_handler(Patience(tries))
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 0)
-    for pragma in (
-        "cell_size_check = ON",
-        "recursive_triggers = OFF",
-        "temp_store = MEMORY",
-        "synchronous = EXTRA",
-    ):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
-    return connection
-
-
-def has_moved(connection: apsw.Connection) -> bool:
-    """Return whether the file that a connection has open is no longer at its path."""
-    moved = ctypes.c_int(0)
-    connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(moved))
-    return bool(moved.value)
-
-
-def missing(path: Path) -> str:
-    """Return in words that there is no file."""
-    return (
-        f"{path} is missing: is its disk mounted? Once it is there, the share goes on by itself; if it was deleted, "
-        "remove the share and add or accept it again"
-    )
 
 
 def sync(path: Path) -> None:

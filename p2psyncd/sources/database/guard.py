@@ -20,9 +20,10 @@ import apsw
 import cbor2
 
 from p2psyncd.errors import DatabaseUnavailable, ShareHeld
-from p2psyncd.sources.database.file import DatabaseAccess, missing
+from p2psyncd.sources.database.file import DatabaseAccess
 from p2psyncd.sources.database.hints import Mark, following, read_mark
 from p2psyncd.sources.database.names import MARK_TABLE
+from p2psyncd.sources.database.opening import missing
 from p2psyncd.sources.database.show import Catalogue, Settings
 
 __all__ = ["FileGuard", "Known", "Verdict", "judge", "why"]
