@@ -19,31 +19,29 @@ from dataclasses import dataclass, field
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.errors import PathUnsafe, RemoteProtocolError
-from p2psyncd.sources.folder.attributes import Attributes, decode, decode_or_plain
+from p2psyncd.sources.folder.attributes import Attributes, decode
 from p2psyncd.sources.folder.beneath import Directories, sync_file_system
 from p2psyncd.sources.folder.catalogue import known_of
 from p2psyncd.sources.folder.content import OPEN_FLAGS
-from p2psyncd.sources.folder.databases import database_of, is_beside_database
+from p2psyncd.sources.folder.databases import lies_beside_database
 from p2psyncd.sources.folder.fingerprint import (
     SKIPPED,
     fingerprint,
     is_skipped,
-    matches,
     moved_matches,
     untrusted,
 )
 from p2psyncd.sources.folder.folders import Folders
+from p2psyncd.sources.folder.inplace import change_in_place
 from p2psyncd.sources.folder.layout import check_key, split_key
 from p2psyncd.sources.folder.local import LocalContent, content_is_in_place
 from p2psyncd.sources.folder.preparing import Preparer
 from p2psyncd.sources.folder.replace import ExpectedOther, Refused, Replacer
-from p2psyncd.sources.folder.scan import GONE, ScanContext
-from p2psyncd.sources.folder.xattrs import put_xattrs
+from p2psyncd.sources.folder.scanning import GONE, ScanContext
 from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
 
 __all__ = ["ApplyContext", "apply_batch"]
 
-OWNER_WRITES = 0o200
 # The events of a batch come within milliseconds: two or three batches are enough.
 RECENT_MAX = 5_000
 # Up to so many things are made durable one by one: a sync of the whole file system would wait for
@@ -173,19 +171,10 @@ class Batch:
         if self.context.scan.ignore.ignored(key, directory=kind_here is Kind.DIRECTORY):
             self.outcomes[key] = Applied(key=key, state=SKIPPED if item.live else b"")
             return False
-        if self.is_beside_database(key):
+        if lies_beside_database(self.directories, key):
             self.outcomes[key] = Applied(key=key, state=SKIPPED if item.live else b"")
             return False
         return True
-
-    def is_beside_database(self, key: bytes) -> bool:
-        """Return whether a key is what lies beside a database here: that is its program's, and never synced."""
-        if not database_of(key):
-            return False
-        try:
-            return is_beside_database(*self.directories.parent(key))
-        except OSError:
-            return False
 
     def base_of(self, pending: Pending) -> Stored | None:
         """Return what is expected in a pending version's place."""
@@ -271,44 +260,12 @@ class Batch:
         base = self.base_of(pending)
         if base is None:
             raise ExpectedOther
-        attributes = self.attributes[key]
-        times = (attributes.mtime_ns, attributes.mtime_ns)
-        self.replacer.expect(key, base)
-        self.replacer.between(key)
-        directory, name = self.directories.parent(key)
-        opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            if not matches(base.state, os.fstat(opened)):
-                raise ExpectedOther
-            if pending.item.kind is Kind.SYMLINK:
-                os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
-                state = fingerprint(os.fstat(opened))
-            else:
-                # The descriptor's own path: it cannot be another file than the one just looked at.
-                path = f"/proc/self/fd/{opened}"
-                self.change_xattrs(path, attributes, base)
-                os.chmod(path, attributes.mode)  # noqa: PTH101  (through `os` like all access to files here)
-                os.utime(path, ns=times)
-                # An edit in the last microseconds would hide behind the mtime just set: read it again.
-                state = untrusted(fingerprint(os.fstat(opened)))
-            self.notice_other_names(key, os.fstat(opened))
-        finally:
-            os.close(opened)
-        self.outcomes[key] = Applied(key=key, state=state)
-
-    def notice_other_names(self, key: bytes, status: os.stat_result) -> None:
-        """Have the other names of a hard-linked file looked at: what was set under one of them holds for all."""
+        state, status = change_in_place(self.replacer, pending.item, base, self.attributes[key])
         if status.st_nlink > 1:
+            # What was set under one name holds for all: they are looked at, too.
             for name in self.context.scan.links.names.get(status.st_ino, set()) - {key}:
                 self.outcomes.setdefault(name, Surprised(key=name))
-
-    def change_xattrs(self, path: str, attributes: Attributes, base: Stored) -> None:
-        """Change the extended attributes of a file in place; what was not synced of them stays."""
-        had = decode_or_plain(base.item.meta).xattrs
-        if had == attributes.xattrs:
-            return
-        os.chmod(path, attributes.mode | OWNER_WRITES)  # noqa: PTH101  (as above)
-        put_xattrs(os.fsencode(path), attributes.xattrs, [name for name, _ in had])
+        self.outcomes[key] = Applied(key=key, state=state)
 
     def delete(self, pending: Pending) -> None:
         """Delete what is in place."""

@@ -30,6 +30,7 @@ __all__ = [
     "in_use",
     "is_beside_database",
     "is_left_over",
+    "lies_beside_database",
     "mark_of_use",
 ]
 
@@ -82,6 +83,16 @@ def is_beside_database(directory: int, name: bytes) -> bool:
     """Return whether something is a database's `-wal`, `-shm` or `-journal`."""
     database = database_of(name)
     return bool(database) and head_of(directory, database, len(MAGIC)) == MAGIC
+
+
+def lies_beside_database(directories: Directories, key: bytes) -> bool:
+    """Return whether a key is a database's `-wal`, `-shm` or `-journal` here: its program's, and never synced."""
+    if not database_of(key):
+        return False
+    try:
+        return is_beside_database(*directories.parent(key))
+    except OSError:
+        return False
 
 
 def mark_of_use(directory: int, name: bytes) -> bytes:

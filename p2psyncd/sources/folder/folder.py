@@ -37,7 +37,8 @@ from p2psyncd.sources.folder.ignore import Ignore
 from p2psyncd.sources.folder.layout import STAGING, check_key
 from p2psyncd.sources.folder.local import LocalContent
 from p2psyncd.sources.folder.merge import aside, deletion, merge
-from p2psyncd.sources.folder.scan import ScanContext, scan
+from p2psyncd.sources.folder.scan import scan
+from p2psyncd.sources.folder.scanning import ScanContext
 from p2psyncd.sources.folder.staging import StagedWriter, Staging
 from p2psyncd.sources.folder.verify import Problem, verify
 from p2psyncd.sources.folder.watch import Watcher

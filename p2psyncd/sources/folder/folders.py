@@ -21,7 +21,7 @@ from p2psyncd.sources.folder.fingerprint import fingerprint, is_special, marked,
 from p2psyncd.sources.folder.ignore import holds_only_ignored
 from p2psyncd.sources.folder.layout import STAGING, split_key
 from p2psyncd.sources.folder.replace import SPELLED_OTHERWISE, ExpectedOther, Refused, Replacer
-from p2psyncd.sources.folder.scan import ScanContext
+from p2psyncd.sources.folder.scanning import ScanContext
 from p2psyncd.sources.folder.xattrs import Xattrs, bounded, path_beneath, put_xattrs, read_xattrs
 from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
 

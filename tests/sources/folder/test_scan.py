@@ -10,10 +10,12 @@ import pytest
 
 from p2psyncd.core.item import Kind
 from p2psyncd.errors import ShareHeld
+from p2psyncd.sources.folder import reading
 from p2psyncd.sources.folder import scan as scan_module
 from p2psyncd.sources.folder.attributes import decode
 from p2psyncd.sources.folder.beneath import Directories
 from p2psyncd.sources.folder.fingerprint import SKIPPED, is_trusted
+from p2psyncd.sources.folder.scanning import reason_of
 from p2psyncd.sources.source import Dirty, ItemError, Observation, Unapplied
 
 if TYPE_CHECKING:
@@ -254,10 +256,8 @@ def test_a_folder_that_lists_but_does_not_tell_is_unknown(as_user: Path, lab: La
 def test_what_keeps_changing_is_left_for_later(here: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     here.write("busy", "one")
     here.write("calm", "one")
-    real = scan_module.read_content
-    monkeypatch.setattr(
-        scan_module, "read_content", lambda fd, name: None if name == b"busy" else real(fd, name)
-    )
+    real = reading.read_content
+    monkeypatch.setattr(reading, "read_content", lambda fd, name: None if name == b"busy" else real(fd, name))
     assert found_keys(here.scan()) == [b"calm"]
     assert here.source.take_busy() == Dirty(keys=frozenset({b"busy"}))
     assert here.source.take_busy() == Dirty()
@@ -273,7 +273,7 @@ def test_what_goes_between_two_looks_is_looked_at_again(
     def gone(*_: object) -> None:
         raise FileNotFoundError(2, "gone")
 
-    monkeypatch.setattr(scan_module, "read_content", gone)
+    monkeypatch.setattr(reading, "read_content", gone)
     assert here.look() == []
     assert here.source.take_busy() == Dirty(keys=frozenset({b"f"}))
 
@@ -390,5 +390,5 @@ def test_a_mount_below_is_unknown(here: Device) -> None:
 
 
 def test_an_error_of_a_mount_is_told_in_words() -> None:
-    assert "mounted" in scan_module.reason_of(OSError(18, "Invalid cross-device link"))
-    assert "cannot be read" in scan_module.reason_of(OSError(5, "Input/output error"))
+    assert "mounted" in reason_of(OSError(18, "Invalid cross-device link"))
+    assert "cannot be read" in reason_of(OSError(5, "Input/output error"))
