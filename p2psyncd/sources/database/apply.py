@@ -28,6 +28,7 @@ from p2psyncd.sources.database.hints import (
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
 from p2psyncd.sources.database.objects import Objects
 from p2psyncd.sources.database.plan import Planner
+from p2psyncd.sources.database.prepare import Prepared, prepare
 from p2psyncd.sources.database.resolve import Constraints, Row
 from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.rows import Rows
@@ -119,15 +120,15 @@ class RowApplier:
         """
         objects = [pending for pending in batch if pending.item.key.startswith(OBJECTS)]
         outcomes = self.make_objects(objects) if objects else []
-        rows: list[Pending] = []
+        rows: list[Prepared] = []
         for pending in batch:
             if pending.item.key.startswith(OBJECTS):
                 continue
-            outcome = self.without_file(pending)
-            if outcome is None:
-                rows.append(pending)
+            prepared = prepare(pending, self.constraints)
+            if isinstance(prepared, Prepared):
+                rows.append(prepared)
             else:
-                outcomes.append(outcome)
+                outcomes.append(prepared)
         size = len(rows) if len(rows) <= WHOLE_MAX else PIECE
         for at in range(0, len(rows), size or 1):
             outcomes += self.piece(rows[at : at + size], ())
@@ -161,21 +162,6 @@ class RowApplier:
             ]
 
     # Steps
-
-    def without_file(self, pending: Pending) -> Outcome | None:
-        """Return the outcome for what cannot be, or need not be, in the file; None for the others."""
-        item = pending.item
-        try:
-            at = unpack_key(item.key)
-            state = state_of(item)
-        except ValueError as error:
-            return Failed(key=item.key, reason=f"it is no row: {error}")
-        if at.table in self.schema.tables:
-            table = self.schema.tables[at.table]
-            if item.live and any(column not in state.cells for column in table.pk):
-                return Failed(key=item.key, reason=f"it lacks a column of the primary key of {at.table}")
-            return None
-        return Applied(key=item.key, state=HELD if item.live else b"")
 
     def make_objects(self, batch: Sequence[Pending]) -> list[Outcome]:
         """Make the tables, indexes, views and triggers that are wanted here, in a transaction before the rows'.
@@ -218,20 +204,22 @@ class RowApplier:
         at = unpack_key(key)
         return (at.table, natural(at)) in places.births or (at.table, natural(at)) in places.occupants
 
-    def piece(self, batch: Sequence[Pending], also: Sequence[bytes]) -> list[Outcome]:
+    def piece(self, batch: Sequence[Prepared], also: Sequence[bytes]) -> list[Outcome]:
         """Do one transaction."""
         with self.access.writing(quiet=True) as connection:
             if schema_version(connection) != self.schema.version:
                 # Rebuilt tables have lost their hints: a scan must look at them first.
                 self.places.unsettled.update(also)
-                return [Surprised(key=pending.item.key) for pending in batch]
+                return [Surprised(key=one.pending.item.key) for one in batch]
             step = self.carry_out(connection, batch, also)
             if step.wrote:
                 self.note_intent(connection, step)
         self.finish(step)
         return step.outcomes
 
-    def carry_out(self, connection: apsw.Connection, batch: Sequence[Pending], also: Sequence[bytes]) -> Step:
+    def carry_out(
+        self, connection: apsw.Connection, batch: Sequence[Prepared], also: Sequence[bytes]
+    ) -> Step:
         """Plan and write; rows that break a constraint are found, and planned again without what breaks it."""
         hinted = {
             (hint.table, canonical_place(self.schema.tables[hint.table], hint.pk))
@@ -260,16 +248,17 @@ class RowApplier:
                 return self.conclude(planner, writer, batch, also)
         return Step(
             outcomes=[
-                Failed(key=one.item.key, reason="it breaks constraints of the database") for one in batch
+                Failed(key=one.pending.item.key, reason="it breaks constraints of the database")
+                for one in batch
             ]
         )
 
     def conclude(
-        self, planner: Planner, writer: Writer, batch: Sequence[Pending], also: Sequence[bytes]
+        self, planner: Planner, writer: Writer, batch: Sequence[Prepared], also: Sequence[bytes]
     ) -> Step:
         """Return what was done."""
         step = Step(wrote=writer.wrote, unsettled=set(self.places.unsettled) | set(also))
-        asked = {pending.item.key for pending in batch}
+        asked = {one.pending.item.key for one in batch}
         for key, row in planner.rows.items():
             if writer.is_stuck(row):
                 if key in asked or row.troubled:

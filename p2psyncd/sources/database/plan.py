@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from p2psyncd.core.item import Item
-from p2psyncd.core.storage import Pending, Stored
+from p2psyncd.core.storage import Stored
 from p2psyncd.sources.database.keys import FRESH_MIN, unpack_key
+from p2psyncd.sources.database.prepare import Prepared
 from p2psyncd.sources.database.resolve import (
     Claim,
     Constraints,
@@ -82,13 +83,13 @@ class Planner:
         self.occupants: dict[bytes, bytes] = {}
         self.contested: dict[bytes, bytes] = {}
 
-    def make(self, batch: Sequence[Pending], also: Iterable[bytes] = ()) -> None:
+    def make(self, batch: Sequence[Prepared], also: Iterable[bytes] = ()) -> None:
         """Decide about the rows of a batch, about others whose showing is in doubt, and all that it takes with it."""
-        for pending in batch:
-            self.view.note(pending.item.key, pending.base)
-        for pending in batch:
-            item = pending.item
-            self.take(item.key, self.view.applied(item.key), item if item.live else None)
+        for one in batch:
+            self.view.note(one.pending.item.key, one.pending.base)
+        for one in batch:
+            item = one.pending.item
+            self.take(item.key, self.view.known[item.key], item if item.live else None, one)
         for key in also:
             self.add(key)
             if key not in self.rows and unpack_key(key).table in self.schema.tables:
@@ -102,8 +103,14 @@ class Planner:
             self.decide_numbers()
             for row in list(self.rows.values()):
                 self.grow(row)
+        plain = not self.places and not any(
+            row.held or (row.number is not None and row.number != row.born) for row in self.rows.values()
+        )
         for row in self.rows.values():
-            self.set_goal(row)
+            if plain and row.prepared is not None:
+                row.goal, row.goal_place, row.goal_state = row.prepared
+            else:
+                self.set_goal(row)
 
     # Rows
 
@@ -117,14 +124,18 @@ class Planner:
         if because is not None:
             self.unite(key, because.key)
 
-    def take(self, key: bytes, before: Stored | None, item: Item | None) -> None:
+    def take(
+        self, key: bytes, before: Stored | None, item: Item | None, prepared: Prepared | None = None
+    ) -> None:
         """Take in a row, and look at what is there for it."""
-        at = unpack_key(key)
+        at = prepared.at if prepared is not None else unpack_key(key)
         table = self.schema.tables[at.table]
-        row = Row(key, at, table, before, item, broken=self.broken.get(key, 0))
+        row = Row(key, at, table, before, item, broken=self.broken.get(key, 0), born=natural(at))
         self.rows[key] = row
         if item is not None:
-            row.state = state_of(item)
+            row.state = prepared.state if prepared is not None else state_of(item)
+            if prepared is not None and not row.broken:
+                row.prepared = (prepared.goal, prepared.place, prepared.hash)
             row.cells = {**row.state.cells, **row.state.image} if row.broken else row.state.cells
         if before is not None and before.state != HELD:
             row.place = self.places.moved.get(key) or self.named(row, before.item)
@@ -137,19 +148,22 @@ class Planner:
 
     def named(self, row: Row, item: Item) -> Place:
         """Return the key values that a row's key names, or, where it has only their hash, its cells."""
-        if row.at.pk:
-            return natural(row.at)
+        if row.born:
+            return row.born
         return key_values(row.table, state_of(item).cells) or ()
 
     def look_for_occupant(self, row: Row, item: Item) -> None:
         """Look whether anything has the key values of a row that is not there yet."""
         place = self.named(row, item)
         values = self.file.read(row.table, place)
-        if values is None:
+        if values is None and not self.is_hinted(row.table, place):
             return
         occupant = self.identities.at(row.table, place)
         if occupant is not None:
+            # The app has just deleted it, perhaps: then it is still to be captured, before its place is taken.
             self.occupants[row.key] = occupant
+            return
+        if values is None:
             return
         hinted = self.is_hinted(row.table, place)
         # Of two rows born with one number the app's own is another one, unless it is the very one: put there before
@@ -272,7 +286,7 @@ class Planner:
                 continue
             at = unpack_key(key)
             if at.table == row.table.name and at.birth:
-                other = Row(key, at, row.table, None, None)
+                other = Row(key, at, row.table, None, None, born=natural(at))
                 if fresh_place(other, 0) != place:
                     self.add(key, row)
 

@@ -21,6 +21,7 @@ from p2psyncd.core.item import Item
 from p2psyncd.core.storage import Stored
 from p2psyncd.sources.database.keys import RowKey, collate, fresh_pk, pack_key
 from p2psyncd.sources.database.row import RowState, Stamp
+from p2psyncd.sources.database.rows import affinities
 from p2psyncd.sources.database.schema import Schema, Table
 from p2psyncd.sources.database.show import Place, as_value, reference_roots
 from p2psyncd.sources.database.values import Cell, RawText, Ref, Value
@@ -61,6 +62,10 @@ class Row:
     """Where it is shown now; None: it is not."""
     values: dict[str, Value] | None = None
     """What is there now."""
+    born: Place = ()
+    """Where its key says that it is, numbers of parents as they were born."""
+    prepared: tuple[dict[str, Value], Place, bytes | None] | None = None
+    """Goal, place and state where every row has the number that it was born with."""
     has_gone: bool = False
     """The app deleted it, and that is recorded: only others may have to be shown otherwise."""
     troubled: bool = False
@@ -76,6 +81,8 @@ class Row:
     goal: dict[str, Value] | None = None
     """What is to be there; None: nothing."""
     goal_place: Place | None = None
+    goal_state: bytes | None = None
+    """The state of the goal, where it was worked out before."""
 
     @property
     def to_show(self) -> bool:
@@ -98,6 +105,7 @@ class Constraints:
         self.schema = schema
         self.roots = reference_roots(schema)
         self.births = {name: table.has_births(schema) for name, table in schema.tables.items()}
+        self.affinities = {name: affinities(table) for name, table in schema.tables.items()}
         self.unique = {name: self.of(table) for name, table in schema.tables.items()}
         self.columns = {
             name: tuple(dict.fromkeys(column for one in found for column in one.columns))
@@ -272,4 +280,4 @@ def fresh_place(row: Row, attempt: int) -> Place:
 
 def born_with(row: Row) -> Place:
     """Return the number that a row was inserted with."""
-    return tuple(as_value(part) for part in row.at.pk)
+    return row.born

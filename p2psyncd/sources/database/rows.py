@@ -177,17 +177,7 @@ def bound(sql: str, values: Sequence[Value]) -> tuple[str, Sequence[object]]:
 
 def affinities(table: Table) -> dict[str, str]:
     """Return the affinities of a table's columns, generated ones left out; its columns in their order."""
-    known = AFFINITIES.get(id(table))
-    if known is None or known[0] is not table:
-        if len(AFFINITIES) > TABLES_MAX:
-            AFFINITIES.clear()
-        found = {column.name: affinity(column.type, strict=table.strict) for column in table.stored}
-        known = AFFINITIES[id(table)] = (table, found)
-    return known[1]
-
-
-AFFINITIES: dict[int, tuple[Table, dict[str, str]]] = {}
-TABLES_MAX = 10_000
+    return {column.name: affinity(column.type, strict=table.strict) for column in table.stored}
 
 
 def affinity(kind: str, *, strict: bool) -> str:

@@ -167,6 +167,8 @@ class Writer:
         if row.goal is None:
             return b"" if row.item is None else HELD
         assert row.goal_place is not None
+        if row.goal_state is not None:
+            return row.goal_state
         values = full(row)
         columns = self.file.table(row.table)
         if len(values) < len(columns.columns) or not columns.keeps(values):
