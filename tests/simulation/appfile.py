@@ -68,6 +68,11 @@ class AppFile(StateDisk):
         """Take what a connection has just committed."""
         self.committed(bytes(connection.serialize("main")), durable=durable)
 
+    def replace(self, image: bytes) -> None:
+        """Put another file in the place of this one, durably."""
+        self.rewind(image)
+        self.inode += 1
+
     def make_durable(self) -> None:
         """Wait until all that was committed is on the disk."""
         self.rewind(self.newest)

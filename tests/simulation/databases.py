@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from dataclasses import replace
 from random import Random
 
 from appfile import AppFile, SimulatedAccess
@@ -82,6 +83,10 @@ class DatabaseDevice(CommonDevice):
     def busy(self) -> Dirty:
         return self.source.take_busy()
 
+    def approve(self) -> None:
+        self.source.approve(catch_up=self.machine.catches_up)
+        self.machine.catches_up = False
+
     def unrecorded(self) -> set[Claim]:
         return set(self.machine.claims()) - {c for item in items_in(self.store) for c in claims_in(item)}
 
@@ -128,6 +133,10 @@ class DatabaseMachine(CommonMachine):
         self.file = AppFile(self.clock.now_us)
         self.doubted = False
         """Whether the next process compares every row: the regular comparison comes."""
+        self.backups: list[bytes] = []
+        """Of the file alone, made by its user."""
+        self.catches_up = False
+        """Whether a backup was put back that is to be brought up to date."""
 
     def open_store(self) -> DatabaseStore:
         store = super().open_store()
@@ -147,12 +156,36 @@ class DatabaseMachine(CommonMachine):
     # What users do
 
     def operate(self, operation: Operation) -> Deed:
+        match operation:
+            case ("save",):
+                self.backups.append(self.file.newest)
+                return Deed()
+            case ("put back", int(which), bool(catch_up)) if self.backups:
+                return self.put_back(self.backups[which % len(self.backups)], catch_up=catch_up)
+            case ("put back", *_):
+                return Deed()
+        if self.catches_up:
+            return Deed()  # it would all be undone
         with self.file.connected() as connection:
             before = rows_of(connection)
             if not work(connection, operation):
                 return Deed()
             self.file.keep(connection, durable=operation[3])
             return deed_of(before, rows_of(connection))
+
+    def put_back(self, image: bytes, *, catch_up: bool) -> Deed:
+        """Let a user put an older file in the place of this one, and say what is to become of what it lacks."""
+        with self.rows() as before:
+            pass
+        self.file.replace(image)
+        self.catches_up = catch_up
+        with self.rows() as after:
+            deed = deed_of(before, after)
+        return (
+            replace(deed, wrote=(), deleted=(), replaced=(*deed.replaced, *deed.deleted))
+            if catch_up
+            else deed
+        )
 
     # What is there
 
@@ -297,4 +330,9 @@ class DatabaseKind:
         return machine
 
     def operation(self, random: Random, serial: int) -> Operation:
+        choice = random.random()
+        if choice < 0.02:
+            return ("put back", random.randrange(3), random.random() < 0.5)
+        if choice < 0.05:
+            return ("save",)
         return random_operation(random, serial)

@@ -132,7 +132,7 @@ class Device(Protocol):
     replica: Replica
     applier: Applier
     comes_back: bool
-    """Whether there is ever anything in `busy`."""
+    """Whether there is ever anything in `busy` or to `approve`."""
 
     def content(self, digest: bytes) -> bytes | None:
         """Return a content that a peer asks for, read from what is applied here; None if it is not here."""
@@ -144,6 +144,10 @@ class Device(Protocol):
 
     def busy(self) -> Dirty:
         """Return where to look again a little later, and forget it."""
+        ...
+
+    def approve(self) -> None:
+        """Decide as the user about what holds the share."""
         ...
 
     def unrecorded(self) -> set[Claim]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 from kinds import Claim, Device, Killed, Machine
@@ -162,5 +163,8 @@ class Process:
             if replica.phase in STUCK:
                 self.phase_changed.fire()
                 await trio.sleep(RETRY_S)
+                if replica.phase is Phase.HELD and self.device.comes_back:
+                    with suppress(OSError, P2psyncError):
+                        await replica.executor.run(self.device.approve)
                 self.notice(EVERYTHING)
             await changed.wait()
