@@ -10,6 +10,7 @@ from p2psyncd.control.messages import Attention, ShareStatus
 __all__ = ["share_attention"]
 
 ERRORS_SHOWN = 3
+APPROVABLE = ("are gone", "another file system", "share approve")
 
 
 def share_attention(share: ShareStatus) -> Iterator[Attention]:
@@ -19,7 +20,7 @@ def share_attention(share: ShareStatus) -> Iterator[Attention]:
     match share["state"]:
         case "held":
             # Approving carries out deletions; a disk that is not there has to come back.
-            approve = "are gone" in reason or "another file system" in reason
+            approve = any(sign in reason for sign in APPROVABLE)
             command = f"p2psync share approve {shlex.quote(name)}" if approve else "p2psync doctor"
             yield Attention(message=f"{name} is held: {reason}", command=command)
         case "error":

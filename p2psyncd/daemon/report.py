@@ -121,11 +121,16 @@ def share_state(share: RunningShare) -> tuple[ShareState, str | None]:
         case Phase.SCANNING:
             return "scanning", None
         case Phase.HELD:
-            return "held", f"{replica.reason}{what_to_do(share)}"
+            return "held", f"{named(replica.reason, share)}{what_to_do(share)}"
         case Phase.PAUSED:
             return "paused", replica.reason
         case Phase.ERROR:
             return "error", replica.reason
+
+
+def named(reason: str, share: RunningShare) -> str:
+    """Return a reason with the share's name in the commands that it names: a source does not know it."""
+    return reason.replace("share approve NAME", f"share approve {shlex.quote(share.record.name)}")
 
 
 def what_to_do(share: RunningShare) -> str:

@@ -15,12 +15,14 @@ import apsw
 import pytest
 from daemons import WAIT_S, Daemon, Lab, offered
 
+from p2psyncd.daemon.replica import Phase
 from p2psyncd.errors import (
     BadRequest,
     DatabaseBusy,
     NestedShare,
     NoSuchItem,
     P2psyncError,
+    ShareHeld,
     Undecided,
 )
 
@@ -325,6 +327,17 @@ async def test_the_same_file_cannot_be_shared_twice(shared: Shared) -> None:
             await add(maple, path, name="again")
 
 
+async def test_a_database_and_the_folder_it_lies_in_cannot_both_be_shared(shared: Shared) -> None:
+    maple, _willow, here, _there = shared
+    with pytest.raises(NestedShare):
+        await add(maple, here.parent, name="around")
+    folder = maple.folder / "folder"
+    folder.mkdir()
+    await add(maple, folder, name="folder")
+    with pytest.raises(NestedShare):
+        await add(maple, make(maple, ANN, name="folder/inside.db"), name="inside")
+
+
 async def test_removing_a_share_leaves_the_schema_as_it_was(two: tuple[Daemon, Daemon]) -> None:
     maple, _willow = two
     here = make(maple, ANN)
@@ -403,3 +416,52 @@ async def test_folder_words_do_not_apply_to_databases_and_the_other_way_round(la
     await add(maple, folder, name="f")
     with pytest.raises(P2psyncError):
         await maple.backend.share_approve("f", catch_up=True)
+
+
+async def gone_back(shared: Shared) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Put a backup in the place of maple's database, and wait until that is seen; return the rows of Ann."""
+    maple, willow, here, there = shared
+    old, new = (1, "Ann", "old", "ann@x"), (1, "Ann", "new", "ann@x")
+    write(here, "UPDATE people SET phone = 'old' WHERE id = 1")
+    await settle(maple, willow)
+    backup = maple.folder / "backup.db"
+    with closing(app(here)) as connection:
+        connection.execute("VACUUM INTO ?", (str(backup),))
+    write(there, "UPDATE people SET phone = 'new' WHERE id = 1", "DELETE FROM people WHERE id = 2")
+    await settle(willow, maple)
+    assert read(here) == [new]
+    backup.rename(here)
+    await maple.until(lambda: maple.running("app").replica.phase is Phase.HELD, "held")
+    return old, new
+
+
+async def test_a_backup_in_the_place_of_a_database_holds_the_share_until_somebody_decides(
+    shared: Shared,
+) -> None:
+    maple, willow, here, there = shared
+    old, new = await gone_back(shared)
+    assert read(here) == [old, BOB]
+    assert read(there) == [new]
+    [row] = await maple.backend.share_list()
+    assert row["state"] == "held"
+    assert "p2psync share approve app" in (row["reason"] or "")
+    assert "--catch-up" in (row["reason"] or "")
+    status = await maple.backend.status()
+    [command] = [one["command"] for one in status["attention"] if "is held" in one["message"]]
+    assert command == "p2psync share approve app"
+    with pytest.raises(ShareHeld):
+        await maple.wait("app")
+    await maple.backend.share_approve("app", catch_up=False)
+    await settle(maple, willow)
+    assert read(here) == read(there) == [old, BOB]
+
+
+async def test_a_database_that_is_gone_holds_the_share_and_goes_on_when_it_is_back(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    here.rename(maple.folder / "elsewhere.db")
+    await maple.until(lambda: maple.running("app").replica.phase is Phase.HELD, "held")
+    (maple.folder / "elsewhere.db").rename(here)
+    write(there, "UPDATE people SET phone = '1234' WHERE id = 1")
+    await maple.until(lambda: maple.running("app").replica.phase is Phase.READY, "goes on")
+    await settle(willow, maple)
+    assert read(here) == read(there) == [(1, "Ann", "1234", "ann@x"), BOB]
