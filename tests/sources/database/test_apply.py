@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import apsw
 import pytest
 from two_files import Clock, Replica, exchange
+
+from p2psyncd.core.version import Dot
+from p2psyncd.sources.database.rows import Rows
+from p2psyncd.sources.database.schema import Table
+from p2psyncd.sources.database.values import Value
+from p2psyncd.sources.source import Surprised
 
 Pair = Callable[[str], tuple[Replica, Replica]]
 
@@ -240,3 +248,158 @@ def test_an_empty_device_gets_tables_rows_indexes_and_triggers(tmp_path: Path) -
     assert a.run("SELECT age FROM people") == [(37,)]
     for replica in (a, b):
         replica.close()
+
+
+class Killed(BaseException):
+    """The process is killed here."""
+
+
+FAMILY = (
+    "CREATE TABLE person(id INTEGER PRIMARY KEY, mail TEXT UNIQUE);"
+    "CREATE TABLE card(id INTEGER PRIMARY KEY, person INTEGER REFERENCES person(id), place TEXT)"
+)
+
+
+def kill_at(replica: Replica, step: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Kill a replica at a step of its next apply; return the steps that it got to."""
+    passed: list[str] = []
+
+    def reach(name: str) -> None:
+        passed.append(name)
+        if len(passed) > step:
+            raise Killed
+
+    set_setting, writing, settle = (
+        replica.store.set_setting,
+        replica.source.access.writing,
+        replica.store.settle,
+    )
+
+    def note(name: str, value: bytes) -> None:
+        reach(f"before {name}")
+        set_setting(name, value)
+        reach(f"after {name}")
+
+    @contextmanager
+    def write(*, quiet: bool) -> Iterator[apsw.Connection]:
+        with writing(quiet=quiet) as connection:
+            reach("locked")
+            yield connection
+            reach("written")
+        reach("committed")
+
+    def end(rows: Iterable[tuple[bytes, Dot, bytes]]) -> None:
+        reach("before the store knows")
+        settle(rows)
+
+    monkeypatch.setattr(replica.store, "set_setting", note)
+    monkeypatch.setattr(replica.source.access, "writing", write)
+    monkeypatch.setattr(replica.store, "settle", end)
+    return passed
+
+
+@pytest.mark.parametrize("step", range(9))
+def test_a_kill_at_any_step_of_an_apply_loses_nothing_doubles_nothing_and_echoes_nothing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    a, b = pair(FAMILY)
+    a.run("INSERT INTO person VALUES (1, 'x'), (2, 'y')", "INSERT INTO card VALUES (1, 1, 'a'), (2, 2, 'a')")
+    b.run("INSERT INTO person VALUES (1, 'z'), (3, 'y')", "INSERT INTO card VALUES (3, 1, 'b'), (4, 3, 'b')")
+    a.scan()
+    b.scan()
+    b.receive(a.items())
+    waiting = b.store.pending(limit=100)
+    passed = kill_at(b, step, monkeypatch)
+    with pytest.raises(Killed):
+        b.apply_once(waiting)
+    assert len(passed) == step + 1
+    monkeypatch.undo()
+    b.open()
+    assert b.scan() == 0
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert sorted(a.run("SELECT mail FROM person")) == [("x",), ("y",), ("z",)]
+    assert len(a.run("SELECT 1 FROM card JOIN person ON card.person = person.id")) == 4
+    assert a.source.applier.places.held == b.source.applier.places.held
+
+
+def test_a_local_edit_that_is_not_captured_yet_is_not_overwritten(pair: Pair) -> None:
+    a, b = pair(PEOPLE)
+    a.run("INSERT INTO people VALUES (1, 'Ada', 36)")
+    exchange(a, b)
+    a.run("UPDATE people SET name = 'Ada L.'")
+    a.scan()
+    b.receive(a.items())
+    b.run("UPDATE people SET age = 37")
+    (outcome,) = b.apply_once(b.store.pending(limit=10))
+    assert isinstance(outcome, Surprised)
+    assert b.run("SELECT name, age FROM people") == [("Ada", 37)]
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"people": ["(1, 'Ada L.', 37)"]}
+
+
+def test_a_row_waits_for_the_capture_of_one_that_has_its_unique_value(pair: Pair) -> None:
+    a, b = pair("CREATE TABLE account(id INTEGER PRIMARY KEY, mail TEXT UNIQUE)")
+    a.run("INSERT INTO account VALUES (1, 'x')")
+    a.scan()
+    b.receive(a.items())
+    b.run("INSERT INTO account VALUES (2, 'x')")
+    outcomes = b.apply_once(b.store.pending(limit=10))
+    assert [type(one) for one in outcomes] == [Surprised]
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"account": ["(1, 'x')"]}
+
+
+def test_ten_thousand_rows_come_in_one_transaction(pair: Pair) -> None:
+    a, b = pair(PEOPLE)
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
+        " INSERT INTO people SELECT i, 'name', i FROM n"
+    )
+    a.scan()
+    b.receive(a.items())
+    seen: list[int] = []
+    reader = apsw.Connection(str(b.path))
+    count = "SELECT count(*) FROM people"
+    original = Rows.insert
+
+    def look(self: Rows, table: Table, columns: Sequence[str], rows: Iterable[tuple[Value, ...]]) -> None:
+        original(self, table, columns, rows)
+        seen.append(reader.execute(count).get)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rows, "insert", look)
+        b.apply()
+    assert set(seen) == {0}
+    assert reader.execute(count).get == 10_000
+    reader.close()
+    assert b.scan() == 0
+
+
+def test_columns_that_the_older_schema_lacks_are_kept_and_put_in_place_after_its_migration(
+    pair: Pair,
+) -> None:
+    a, b = pair(PEOPLE)
+    a.run("INSERT INTO people VALUES (1, 'Ada', 36)")
+    exchange(a, b)
+    add = "ALTER TABLE people ADD COLUMN town TEXT"
+    a.run(add, "UPDATE people SET town = 'London'")
+    exchange(a, b)
+    assert b.tables() == {"people": ["(1, 'Ada', 36)"]}
+    b.run("UPDATE people SET age = 37")
+    exchange(a, b)
+    b.run(add)
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"people": ["(1, 'Ada', 37, 'London')"]}
+
+
+def test_rows_of_a_table_that_is_not_here_come_into_place_once_it_is(pair: Pair) -> None:
+    a, b = pair(PEOPLE)
+    towns = "CREATE TABLE town(name TEXT PRIMARY KEY)"
+    a.run(towns, "INSERT INTO town VALUES ('London')")
+    exchange(a, b)
+    assert "town" not in b.tables()
+    b.run(towns)
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert b.tables()["town"] == ["('London',)"]
