@@ -49,9 +49,9 @@ class DatabaseKind:
         return check_new_database(path)
 
     def overlaps(self, root: Path, other: ShareRecord) -> bool:
-        """Return whether both are one file; a database may lie in a shared folder."""
+        """Return whether both are one file, or it lies in a shared folder; see `FolderKind.overlaps`."""
         if other.kind != "database":
-            return False
+            return Path(other.path) in root.parents
         try:
             return root == Path(other.path) or root.samefile(other.path)
         except OSError:

@@ -49,9 +49,13 @@ class FolderKind:
         return check_new_root(path)
 
     def overlaps(self, root: Path, other: ShareRecord) -> bool:
-        """Return whether one folder lies in the other; a database may lie in a folder, or beside it."""
+        """Return whether one lies in the other.
+
+        Also a shared database in a folder: its rows would travel twice, and reading it as a file drops the locks that
+        this process has on it as a database (POSIX locks go with any descriptor of the file that is closed).
+        """
         there = Path(other.path)
-        return other.kind == "folder" and (root == there or there in root.parents or root in there.parents)
+        return root == there or there in root.parents or root in there.parents
 
     def check_choice(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> None:
         """See that nobody wants a folder's files put aside: what differs is kept as conflict copies."""

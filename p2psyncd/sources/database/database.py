@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -39,9 +40,10 @@ from p2psyncd.sources.database.keys import unpack_key
 from p2psyncd.sources.database.mend import Mender
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.row import join, knows_baseline, state_of
+from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import Look, Scanner
-from p2psyncd.sources.database.schema import Schema, read_schema, schema_version
-from p2psyncd.sources.database.show import Catalogue, Places, Settings, place_of
+from p2psyncd.sources.database.schema import Schema, Table, read_schema, schema_version
+from p2psyncd.sources.database.show import Catalogue, Place, Places, Settings, place_of
 from p2psyncd.sources.database.watch import Watcher
 from p2psyncd.sources.source import (
     Applied,
@@ -202,7 +204,15 @@ class DatabaseSource:
         self.guard.check()
 
     def approve(self, *, catch_up: bool) -> None:
-        """Take the file as it is now; see `sources.local.LocalSource`."""
+        """Take the file as it is now; see `sources.local.LocalSource`.
+
+        Before it catches up with the peers it is copied, and what only it holds is in the copy.
+        """
+        if catch_up:
+            path = self.access.path
+            stamp = f"{datetime.fromtimestamp(self.clock.now_us() / MICROSECONDS, UTC):%Y-%m-%dT%H-%M-%S}"
+            self.access.identity = None
+            self.access.snapshot_to(path.with_name(f"{path.name}.before-catch-up-{stamp}"))
         self.guard.accept()
         self.full, self.catching_up = True, catch_up
 
@@ -218,6 +228,10 @@ class DatabaseSource:
         actor = self.catalogue.actor()
         durable = False
         agreed: list[Hint] = []
+        if self.catching_up:
+            with self.access.writing(quiet=True) as connection:
+                # They are as old as the rows.
+                drop_hints(connection, read_hints(connection, schema))
         with self.access.reading() as connection:
             hints = [] if self.looks_only else read_hints(connection, schema)
             hints += self.asked(dirty.keys, schema)
@@ -238,12 +252,25 @@ class DatabaseSource:
                     # No peer is to know of what a power cut could still undo here.
                     self.access.make_durable()
                     durable = True
+                if isinstance(finding, Unapplied):
+                    self.last.pop(key, None)  # what was put in place is not what is there now
                 yield finding
             agreed = scanner.agreed
+        if scanner.surplus:
+            self.discard(scanner.surplus, schema)
         if full and not self.full:
             self.compared, self.catching_up = notes.after(schema), False
         self.again = len(hints) > len(agreed)
         self.drop([hint for hint in agreed if hint.n != ASKED])
+
+    def discard(self, surplus: Sequence[tuple[Table, Place]], schema: Schema) -> None:
+        """Delete rows of an older state of the file, unless the app has touched them since."""
+        with self.access.writing(quiet=True) as connection:
+            hinted = {(hint.table, hint.pk) for hint in read_hints(connection, schema)}
+            rows = Rows(connection)
+            for table, place in surplus:
+                if (table.name, place) not in hinted:
+                    rows.delete(table, [place])
 
     def asked(self, keys: Collection[bytes], schema: Schema) -> list[Hint]:
         """Return hints about rows that somebody wants looked at, whether the app touched them or not."""

@@ -96,6 +96,8 @@ class Scanner:
         self.identities = Identities(schema, self.places, View(store))
         self.born: dict[tuple[str, int], bytes] = {}
         """Births given in this scan, by table and number."""
+        self.surplus: list[tuple[Table, Place]] = []
+        """Rows that are to go, because the store knows of none there."""
         self.agreed: list[Hint] = []
         """Hints about rows that are as the store has them."""
         self.defaults: dict[tuple[str, str], Value] = {}
@@ -278,7 +280,7 @@ class Scanner:
             base = pending.base if pending is not None else stored
             finding = (
                 self.catch_up(one, stored)
-                if look.catch_up and stored is not None
+                if look.catch_up
                 else self.finding(one, base, stored, look, orphaned=one.key in orphaned)
             )
             if isinstance(finding, Observation) and len(finding.draft.meta) > META_BYTES_MAX:
@@ -290,9 +292,13 @@ class Scanner:
             if finding is not None:
                 yield finding
 
-    def catch_up(self, one: Sighting, stored: Stored) -> Finding | None:
-        """Return that a row is to be brought up to what the store knows; None for a row that is to go."""
-        return Unapplied(key=one.key, shown=one.state) if stored.item.live else None
+    def catch_up(self, one: Sighting, stored: Stored | None) -> Finding | None:
+        """Return that a row is to be brought up to what the store knows, or note that it is to go."""
+        if stored is not None and stored.item.live:
+            return Unapplied(key=one.key, shown=one.state)
+        if one.values is not None:
+            self.surplus.append((one.table, one.place))
+        return None
 
     def finding(
         self, one: Sighting, base: Stored | None, stored: Stored | None, look: Look, *, orphaned: bool
