@@ -19,8 +19,10 @@ from p2psyncd.sources.database.resolve import (
     Claim,
     Constraints,
     Row,
+    Wholes,
     birth_order,
     born_with,
+    claims_of,
     decide_claims,
     decide_numbers,
     fresh_place,
@@ -77,8 +79,10 @@ class Planner:
         self.broken = broken
         self.identities = Identities(self.schema, places, view)
         self.rows: dict[bytes, Row] = {}
-        self.united: dict[bytes, bytes] = {}
+        self.wholes = Wholes()
         self.looked: set[tuple[bytes, Claim]] = set()
+        self.waiting: dict[str, list[Row]] = {}
+        self.held_claims: dict[str, dict[Claim, list[bytes]]] = {}
         self.grown: dict[bytes, object] = {}
         self.occupants: dict[bytes, bytes] = {}
         self.contested: dict[bytes, bytes] = {}
@@ -98,8 +102,9 @@ class Planner:
         size = -1
         while size != len(self.rows):
             size = len(self.rows)
+            self.held_claims.clear()
             for held, holder in decide_claims(self.rows, self.constraints, self.resolved):
-                self.unite(held, holder)
+                self.wholes.unite(held, holder)
             self.decide_numbers()
             for row in list(self.rows.values()):
                 self.grow(row)
@@ -122,7 +127,7 @@ class Planner:
                 return
             self.take(key, applied, applied.item)
         if because is not None:
-            self.unite(key, because.key)
+            self.wholes.unite(key, because.key)
 
     def take(
         self, key: bytes, before: Stored | None, item: Item | None, prepared: Prepared | None = None
@@ -177,23 +182,6 @@ class Planner:
         """Return whether the app touched a row since it was last captured."""
         return self.hinted(table.name, canonical_place(table, place))
 
-    # What hangs together
-
-    def unite(self, a: bytes, b: bytes) -> None:
-        """Note that two rows are decided together."""
-        first, second = self.whole(a), self.whole(b)
-        if first != second:
-            self.united[first] = second
-
-    def whole(self, key: bytes) -> bytes:
-        """Return what names the whole that a row belongs to."""
-        while (above := self.united.get(key)) is not None:
-            further = self.united.get(above)
-            if further is not None:
-                self.united[key] = further
-            key = above
-        return key
-
     # Deciding
 
     def resolved(self, key: bytes) -> bytes:
@@ -225,7 +213,7 @@ class Planner:
                 for row in group:
                     (later if row.key in self.places.moved else firsts).append(row)
             for row in group[1:]:
-                self.unite(row.key, group[0].key)
+                self.wholes.unite(row.key, group[0].key)
         decide_numbers(firsts, later, self.is_taken)
 
     def is_taken(self, row: Row, place: Place) -> bool:
@@ -253,6 +241,11 @@ class Planner:
             self.add(key, row)
         if row.has_gone or (row.place is not None) != row.to_show:
             self.grow_numbers(row)
+        if row.claims and self.places.held:
+            held = self.claims_of_held(row.table.name)
+            for claim in row.claims:
+                for key in held.get(claim, ()):
+                    self.add(key, row)
         for claim in row.claims:
             if (row.key, claim) not in self.looked:
                 self.looked.add((row.key, claim))
@@ -289,6 +282,23 @@ class Planner:
                 other = Row(key, at, row.table, None, None, born=natural(at))
                 if fresh_place(other, 0) != place:
                     self.add(key, row)
+
+    def claims_of_held(self, table: str) -> dict[Claim, list[bytes]]:
+        """Return the rows of a table that are held, and that the plan does not have yet, by the values that they want."""
+        if table in self.held_claims:
+            return self.held_claims[table]
+        if table not in self.waiting:
+            self.waiting[table] = [
+                Row(key, at, self.schema.tables[table], None, None, cells=state_of(applied.item).cells)
+                for key in self.places.held
+                if (at := unpack_key(key)).table == table and (applied := self.view.applied(key)) is not None
+            ]
+        found = self.held_claims[table] = {}
+        for other in self.waiting[table]:
+            if other.key not in self.rows:
+                for claim in claims_of(other, self.constraints, self.resolved):
+                    found.setdefault(claim, []).append(other.key)
+        return found
 
     def grow_claim(self, row: Row, claim: Claim) -> None:
         """Take in the row that has a UNIQUE value now."""
@@ -390,5 +400,5 @@ class Planner:
             return as_value(cell)
         other = self.rows.get(parent)
         if other is not None and self.means_another(other):
-            self.unite(row.key, parent)
+            self.wholes.unite(row.key, parent)
         return self.number_then(parent)

@@ -31,8 +31,10 @@ __all__ = [
     "Constraints",
     "Row",
     "Uniqueness",
+    "Wholes",
     "birth_order",
     "born_with",
+    "claims_of",
     "decide_claims",
     "decide_numbers",
     "fresh_place",
@@ -88,6 +90,28 @@ class Row:
     def to_show(self) -> bool:
         """Whether it is to be shown, as decided."""
         return self.item is not None and not self.held
+
+
+class Wholes:
+    """Which rows are decided together."""
+
+    def __init__(self) -> None:
+        self.united: dict[bytes, bytes] = {}
+
+    def unite(self, a: bytes, b: bytes) -> None:
+        """Note that two rows are decided together."""
+        first, second = self.of(a), self.of(b)
+        if first != second:
+            self.united[first] = second
+
+    def of(self, key: bytes) -> bytes:
+        """Return what names the whole that a row belongs to."""
+        while (above := self.united.get(key)) is not None:
+            further = self.united.get(above)
+            if further is not None:
+                self.united[key] = further
+            key = above
+        return key
 
 
 @dataclass(frozen=True, slots=True)

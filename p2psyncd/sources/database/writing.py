@@ -39,7 +39,7 @@ class Writer:
         self.planner = planner
         self.file: Rows = planner.file
         self.stuck = {
-            planner.whole(row.key) for row in planner.rows.values() if row.troubled and self.differs(row)
+            planner.wholes.of(row.key) for row in planner.rows.values() if row.troubled and self.differs(row)
         }
         self.wrote = False
         self.gone: list[Row] = []
@@ -62,7 +62,7 @@ class Writer:
 
     def is_stuck(self, row: Row) -> bool:
         """Return whether a row is left as it is, because of an edit that is not captured yet."""
-        return bool(self.stuck) and self.planner.whole(row.key) in self.stuck
+        return bool(self.stuck) and self.planner.wholes.of(row.key) in self.stuck
 
     def sort(self) -> None:
         """Find out what is to be done with each row."""
