@@ -127,6 +127,29 @@ def test_the_oracle_wants_a_value_until_somebody_takes_it_away_knowingly() -> No
     assert set(oracle.deleted) == {claim}
 
 
+async def test_the_oracle_doubts_what_a_machine_that_was_set_back_writes_until_it_is_found_out() -> None:
+    oracle, machine = Oracle(), MemoryMachine(0)
+    doubtful, sure = Claim(b"doubtful", b"a"), Claim(b"sure", b"b")
+    oracle.set_back.add(machine.number)
+    oracle.note(machine.operate(("edit", b"a", b"doubtful", True)), machine, unsettled=set())
+    oracle.found_out(machine, [])
+    oracle.note(machine.operate(("edit", b"b", b"sure", True)), machine, unsettled=set())
+    assert set(oracle.claims) == {doubtful, sure}
+    assert oracle.doubtful == {doubtful}
+
+
+async def test_the_oracle_asks_for_nothing_that_only_a_receive_only_device_has_and_does_not_know_of() -> None:
+    oracle, writer = Oracle(), MemoryMachine(0)
+    receiver = MemoryMachine(1, mode="receive-only")
+    oracle.note(writer.operate(("edit", b"a", b"value", True)), writer, unsettled=set())
+    receiver.operate(("edit", b"a", b"value", True))
+    oracle.review([writer, receiver], receiver)
+    assert set(oracle.claims) == {Claim(b"value", b"a")}
+    writer.operate(("remove", b"a"))  # as a disaster would
+    oracle.review([writer, receiver], writer)
+    assert not oracle.claims
+
+
 async def test_the_oracle_forgoes_what_no_disk_holds_after_a_disaster() -> None:
     oracle, machine = Oracle(), MemoryMachine(0)
     kept, gone = Claim(b"kept", b"a"), Claim(b"gone", b"b")
