@@ -179,7 +179,7 @@ class Backend(Protocol):
             join: What becomes of a database at `path` that holds rows: they are united with the share's, or the
                 file is put aside and begins anew. None: that is refused.
             without: See `share_add`.
-            propagate_schema: See `share_add`; always so where no database was before.
+            propagate_schema: See `share_add`; always so where nobody but us made a table.
 
         Raises:
             Undecided: The database at `path` holds rows, and `join` is None.

@@ -164,11 +164,11 @@ class Admission:
                 paused=False,
                 with_devices=None,
                 added_us=self.clock.now_us(),
-                settings={**settings, **made.settings, MEMBERS: [member.hex()]},
+                settings={**settings, MEMBERS: [member.hex()]},
             )
             return await self.admit(record)
         except P2psyncError:
-            if made.made:
+            if made:
                 with trio.CancelScope(shield=True):  # bounded: one rmdir
                     await self.executor.run(lambda: kind.unmake(path))
             raise

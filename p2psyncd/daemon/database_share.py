@@ -13,7 +13,7 @@ from p2psyncd.core.ids import DeviceId
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import ShareStorage
 from p2psyncd.daemon.database_desk import DatabaseDesk
-from p2psyncd.daemon.kinds import LOOKS_ONLY, PROPAGATE, WITHOUT, Choice, Made, Opened
+from p2psyncd.daemon.kinds import LOOKS_ONLY, PROPAGATE, WITHOUT, Choice, Opened
 from p2psyncd.daemon.report import time_text
 from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import DatabaseUnavailable, ShareHeld, Undecided
@@ -62,8 +62,8 @@ class DatabaseKind:
         if choice is None and has_rows(path, without_of(settings)):
             raise Undecided(f"{path} holds rows of its own")
 
-    def make(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> Made:
-        """Make an empty database where there is none; put one aside that is not wanted."""
+    def make(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> bool:
+        """Make an empty database where there is none, and return whether there was none; put one aside that is not wanted."""
         without = without_of(settings)
         made = make_database(path)
         if choice == "adopt" and has_rows(path, without):
@@ -71,9 +71,7 @@ class DatabaseKind:
             kept = put_aside(path, f"before-adopt-{stamp}")
             log.info("database_put_aside path=%s kept=%s", path, kept)
             clear(path, without)
-        # There is nothing yet that a schema could be in conflict with, and no rows without one.
-        empty = made or not has_rows(path, without)
-        return Made(made=made, settings={PROPAGATE: True} if empty else {})
+        return made
 
     def unmake(self, path: Path) -> None:
         """Take away a database that was made for nothing; one that holds something by now stays."""

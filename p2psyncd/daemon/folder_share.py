@@ -14,7 +14,7 @@ from p2psyncd.core.guard import has_room
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import ShareStorage
 from p2psyncd.daemon.folder_desk import FolderDesk
-from p2psyncd.daemon.kinds import Choice, Made, Opened
+from p2psyncd.daemon.kinds import Choice, Opened
 from p2psyncd.daemon.share import FILESYSTEM
 from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import BadRequest, FolderMissing, ShareHeld
@@ -62,19 +62,19 @@ class FolderKind:
         if choice == "adopt":
             raise BadRequest("--adopt is for databases; of a folder's files both versions are kept")
 
-    def make(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> Made:
-        """Make a folder if it is missing.
+    def make(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> bool:
+        """Make a folder if it is missing; return whether it was.
 
         Raises:
             FolderMissing: Its parent is missing too, or it cannot be made there.
         """
         if path.exists():
-            return Made(made=False, settings={})
+            return False
         try:
             path.mkdir()
         except OSError as error:
             raise FolderMissing(f"{path} cannot be made: {error.strerror}") from error
-        return Made(made=True, settings={})
+        return True
 
     def unmake(self, path: Path) -> None:
         """Take away a folder that was made for nothing; one that holds something by now stays."""

@@ -16,7 +16,7 @@ from p2psyncd.sources.local import LocalSource
 from p2psyncd.store.device import ShareRecord
 from p2psyncd.store.reading import ShareReader
 
-__all__ = ["LOOKS_ONLY", "PROPAGATE", "WITHOUT", "Choice", "Made", "Opened", "SourceKind"]
+__all__ = ["LOOKS_ONLY", "PROPAGATE", "WITHOUT", "Choice", "Opened", "SourceKind"]
 
 Choice = Literal["merge", "adopt"]
 """What becomes of what is at the path of an offered share: it is united with the share, or put aside."""
@@ -38,16 +38,6 @@ class Opened:
     """Whether a key may name an item; pure."""
     held: Callable[[Callable[[int], None]], Held]
     """Returns what peers may fetch, given what counts it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """The place that an offered share is put into."""
-
-    made: bool
-    """Whether nothing was there."""
-    settings: Mapping[str, object]
-    """What the share's record is to say about it."""
 
 
 class SourceKind(Protocol):
@@ -78,8 +68,8 @@ class SourceKind(Protocol):
         """
         ...
 
-    def make(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> Made:
-        """Make what an offered share is to be put into, if it is missing; put aside what is to go.
+    def make(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> bool:
+        """Make what an offered share is to be put into, if it is missing, and return whether it was; put aside what is to go.
 
         Raises:
             P2psyncError: It cannot be made there.

@@ -1,13 +1,14 @@
 """The file of an offered database: made where there is none, looked into where there is one, put aside, emptied.
 
 Who joins a share with a file that has rows of its own decides: unite both, or put the file aside and take what the
-others have. For the latter the file itself stays (apps may have it open); its tables go, in one transaction.
+others have. For the latter a copy is put aside and the file itself stays, as apps may have it open: its rows go.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -15,14 +16,12 @@ import apsw
 from p2psyncd.errors import FolderMissing
 from p2psyncd.sources.database.file import DatabaseFile
 from p2psyncd.sources.database.names import quoted
-from p2psyncd.sources.database.schema import Schema, read_schema
+from p2psyncd.sources.database.schema import read_schema
 
 __all__ = ["clear", "has_rows", "make_database", "put_aside"]
 
 FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
 COPIES_MAX = 100
-TYPES = ("trigger", "view", "table")
-"""In this order nothing is dropped that something else still needs; indexes go with their tables."""
 
 
 def make_database(path: Path) -> bool:
@@ -81,19 +80,22 @@ def put_aside(path: Path, stamp: str) -> Path:
 
 
 def clear(path: Path, without: Collection[str] = ()) -> None:
-    """Drop all that would be synced: tables, views and triggers; what is left out or refused stays.
+    """Delete every row that would be synced; tables, and what is left out or refused, stay.
+
+    The app's triggers run, as they keep its search indexes; what they write in turn goes, too. Where they need
+    functions that only the app has, they do not run.
 
     Raises:
-        DatabaseUnavailable: It is locked or damaged; nothing was changed.
+        DatabaseUnavailable: It is locked or damaged.
     """
-    with DatabaseFile(path.resolve()).writing(quiet=True) as connection:
-        schema = read_schema(connection, without=without)
-        for kind in TYPES:
-            for name in named(schema, kind):
-                connection.execute(f"DROP {kind} main.{quoted(name)}")
+    file = DatabaseFile(path.resolve())
+    with suppress(apsw.SQLError):
+        empty(file, without, quiet=False)
+    empty(file, without, quiet=True)
 
 
-def named(schema: Schema, kind: str) -> list[str]:
-    """Return the names of what is to be dropped of one type."""
-    stays = {*schema.left_out, *schema.refused}
-    return [each.name for each in schema.objects if each.type == kind and not {each.name, each.table} & stays]
+def empty(file: DatabaseFile, without: Collection[str], *, quiet: bool) -> None:
+    """Delete every row that would be synced, in one transaction."""
+    with file.writing(quiet=quiet) as connection:
+        for name in read_schema(connection, without=without).tables:
+            connection.execute(f"DELETE FROM main.{quoted(name)}")  # noqa: S608  (quoted)
