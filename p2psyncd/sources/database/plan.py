@@ -303,19 +303,18 @@ class Planner:
     def grow_claim(self, row: Row, claim: Claim) -> None:
         """Take in the row that has a UNIQUE value now."""
         unique = self.constraints.unique[row.table.name][claim[1]]
-        values: list[Value] = []
-        for column, token in zip(unique.columns, claim[2], strict=True):
-            cell = row.cells[column]
-            root = self.constraints.roots.get((row.table.name, column))
-            if root is not None and isinstance(token, tuple) and isinstance(token[0], bytes):
-                values.append(self.number_now(token[0]))
-            else:
-                values.append(as_value(cell))
-        if row.values is not None and all(
+        values = unique.values(row.cells, lambda column, cell: self.shown_now(row.table.name, column, cell))
+        if values is None:
+            return
+        if unique.odd is not None:
+            found = self.file.find_odd(row.table, unique.odd, values)
+        elif row.values is not None and all(
             same_cell(row.values[column], value) for column, value in zip(unique.columns, values, strict=True)
         ):
             return
-        for place in self.file.find(row.table, unique.columns, tuple(values), unique.collations):
+        else:
+            found = self.file.find(row.table, unique.columns, values, unique.collations)
+        for place in found:
             if row.place is not None and canonical_place(row.table, place) == canonical_place(
                 row.table, row.place
             ):
@@ -325,6 +324,12 @@ class Planner:
                 row.troubled = True
             else:
                 self.add(owner, row)
+
+    def shown_now(self, table: str, column: str, cell: Cell) -> Value:
+        """Return what a cell is shown as while references are as they are now, but mean what they will mean."""
+        root = self.constraints.roots.get((table, column))
+        parent = parent_of(root, cell) if root is not None else None
+        return as_value(cell) if parent is None else self.number_now(self.resolved(parent))
 
     def number_now(self, key: bytes) -> Value:
         """Return the number under which a row is shown before the plan is carried out."""

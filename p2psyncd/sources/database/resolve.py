@@ -11,17 +11,22 @@ What is decided together must be a whole: all rows that share a value or number,
 to that. Then it does not matter what else is decided with it: the order of the rows of one whole is the same.
 """
 
+# ruff: noqa: S608 - names are quoted, values are bound.
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import apsw
+
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import Stored
+from p2psyncd.sources.database.indexes import OddUnique
 from p2psyncd.sources.database.keys import RowKey, collate, fresh_pk, pack_key
+from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.row import RowState, Stamp
-from p2psyncd.sources.database.rows import affinities
+from p2psyncd.sources.database.rows import affinities, bound
 from p2psyncd.sources.database.schema import Schema, Table
 from p2psyncd.sources.database.show import Place, as_value, reference_roots
 from p2psyncd.sources.database.values import Cell, RawText, Ref, Value
@@ -119,7 +124,39 @@ class Uniqueness:
     """One constraint."""
 
     columns: tuple[str, ...]
+    """Those that it depends on."""
     collations: tuple[str, ...]
+    odd: OddUnique | None = None
+    """An index over expressions, or over some of the rows."""
+    scratch: apsw.Connection | None = None
+    """Where its expressions are worked out."""
+
+    def values(
+        self, cells: Mapping[str, Cell], number: Callable[[str, Cell], Value]
+    ) -> tuple[Value, ...] | None:
+        """Return the values that a row holds; None if one is NULL or missing, or the index leaves the row out.
+
+        Args:
+            cells: The row's.
+            number: Returns what a column's cell is shown as.
+        """
+        if any(column not in cells for column in self.columns):
+            return None
+        shown = {column: number(column, cells[column]) for column in self.columns}
+        found = tuple(shown.values()) if self.odd is None else self.worked_out(self.odd, shown)
+        return None if found is None or None in found else found
+
+    def worked_out(self, odd: OddUnique, values: Mapping[str, Value]) -> tuple[Value, ...] | None:
+        """Return what an index holds for a row; None if it holds nothing, or that cannot be said."""
+        assert self.scratch is not None
+        names = ", ".join(f"? AS {quoted(column)}" for column in values)
+        where = f" WHERE {odd.where}" if odd.where else ""
+        terms = ", ".join(f"({term})" for term in odd.terms)
+        sql, bindings = bound(f"SELECT {terms} FROM (SELECT {names}){where}", tuple(values.values()))
+        try:
+            return self.scratch.execute(sql, bindings).fetchone()
+        except (apsw.SQLError, UnicodeDecodeError):
+            return None
 
 
 class Constraints:
@@ -151,7 +188,7 @@ class Constraints:
     def of(self, table: Table) -> list[Uniqueness]:
         """Return the constraints of a table: its key only where two rows may come to have the same."""
         generated = {column.name for column in table.columns if column.generated}
-        found = []
+        found: list[Uniqueness] = []
         if not self.births[table.name]:
             by_name = {column.name: column.collation for column in table.columns}
             found.append(Uniqueness(table.pk, tuple(by_name[column] for column in table.pk)))
@@ -159,7 +196,20 @@ class Constraints:
             if not generated.intersection(unique.columns):
                 collations = unique.collations or ("BINARY",) * len(unique.columns)
                 found.append(Uniqueness(unique.columns, collations))
+        scratch = apsw.Connection(":memory:") if table.odd_uniques else None
+        found += [
+            Uniqueness(odd.columns, odd.collations, odd, scratch)
+            for odd in table.odd_uniques
+            if not generated.intersection(odd.columns)
+        ]
         return found
+
+    def column_of(self, unique: Uniqueness, place: int) -> str:
+        """Return the column that a part of a constraint is; empty if it is an expression."""
+        if unique.odd is None:
+            return unique.columns[place]
+        term = unique.odd.terms[place]
+        return next((column for column in unique.columns if term in {column, quoted(column)}), "")
 
     def order(self, row: Row) -> tuple[Stamp, bytes]:
         """Return a row's place in the order in which UNIQUE values are given out."""
@@ -183,16 +233,16 @@ def claims_of(row: Row, constraints: Constraints, resolved: Callable[[bytes], by
     table, cells = row.table.name, row.cells
     found: list[Claim] = []
     for number, unique in enumerate(constraints.unique[table]):
+        values = unique.values(cells, lambda _, cell: as_value(cell))
+        if values is None:
+            continue
         tokens: list[Token] = []
-        for column, collation in zip(unique.columns, unique.collations, strict=True):
-            cell = cells.get(column)
-            if cell is None:
-                break
+        for place, (value, collation) in enumerate(zip(values, unique.collations, strict=True)):
+            column = constraints.column_of(unique, place)
             root = constraints.roots.get((table, column))
-            parent = parent_of(root, cell) if root is not None else None
-            tokens.append((resolved(parent),) if parent is not None else token(as_value(cell), collation))
-        else:
-            found.append((table, number, tuple(tokens)))
+            parent = parent_of(root, cells[column]) if root is not None else None
+            tokens.append((resolved(parent),) if parent is not None else token(value, collation))
+        found.append((table, number, tuple(tokens)))
     return found
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import apsw
 
+from p2psyncd.sources.database.indexes import OddUnique
 from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.values import RawText, Value
 
-__all__ = ["Rows", "affinities", "keeps"]
+__all__ = ["Rows", "affinities", "bound", "keeps"]
 
 Place = tuple[Value, ...]
 
@@ -124,6 +125,16 @@ class Rows:
     def all(self, table: Table) -> Iterator[dict[str, Value]]:
         """Yield the values of every row of a table, in the order of the keys."""
         return self.table(table).all()
+
+    def find_odd(self, table: Table, odd: OddUnique, values: Place) -> list[Place]:
+        """Return the key values of the rows for which an index over expressions, or some rows, holds some values."""
+        parts = [
+            f"({term}) COLLATE {quoted(collation)} = ?"
+            for term, collation in zip(odd.terms, odd.collations, strict=True)
+        ]
+        return self.table(table).find(
+            " AND ".join([*parts, f"({odd.where})"] if odd.where else parts), values
+        )
 
     def delete(self, table: Table, places: Iterable[Place]) -> None:
         """Delete rows."""

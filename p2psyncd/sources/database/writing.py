@@ -86,14 +86,7 @@ class Writer:
         """Return whether a row has to be out of the way while others take what it had, or it what they had."""
         if row.number is not None and row.table.pk[0] in changes:
             return True
-        if (
-            not row.table.uniques
-            and not row.table.odd_uniques
-            and not set(row.table.pk).intersection(changes)
-        ):
-            return False
-        unique = {*self.planner.constraints.columns[row.table.name]}
-        return bool(row.table.odd_uniques) or not unique.isdisjoint(changes)
+        return not set(self.planner.constraints.columns[row.table.name]).isdisjoint(changes)
 
     # Writing
 

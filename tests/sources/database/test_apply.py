@@ -403,3 +403,24 @@ def test_rows_of_a_table_that_is_not_here_come_into_place_once_it_is(pair: Pair)
     exchange(a, b)
     assert a.tables() == b.tables()
     assert b.tables()["town"] == ["('London',)"]
+
+
+def test_a_value_that_is_unique_among_some_rows_only_is_given_to_one_of_them(pair: Pair) -> None:
+    a, b = pair(
+        "CREATE TABLE person(id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE phone(id INTEGER PRIMARY KEY, person INTEGER REFERENCES person(id), number TEXT, main INTEGER);"
+        "CREATE UNIQUE INDEX one_main ON phone(person) WHERE main;"
+        "CREATE UNIQUE INDEX numbers ON phone(lower(number))"
+    )
+    a.run("INSERT INTO person VALUES (1, 'Ada')")
+    exchange(a, b)
+    a.run("INSERT INTO phone VALUES (1, 1, 'A1', 1), (2, 1, 'A2', 0)")
+    a.scan()
+    b.run("INSERT INTO phone VALUES (3, 1, 'B1', 1), (4, 1, 'a2', 0), (5, 1, 'B3', 0)")
+    exchange(a, b)
+    there = ["(1, 1, 'A1', 1)", "(2, 1, 'A2', 0)", "(5, 1, 'B3', 0)"]
+    assert a.tables()["phone"] == b.tables()["phone"] == there
+    b.run("UPDATE phone SET main = 0 WHERE id = 1", "DELETE FROM phone WHERE id = 2")
+    exchange(a, b)
+    there = ["(1, 1, 'A1', 0)", "(3, 1, 'B1', 1)", "(4, 1, 'a2', 0)", "(5, 1, 'B3', 0)"]
+    assert a.tables()["phone"] == b.tables()["phone"] == there
