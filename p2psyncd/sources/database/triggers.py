@@ -1,14 +1,19 @@
 """The SQL that notes, in an app's own file, which rows the app touches.
 
 Per table there is one side table, a row of which is a *hint*: the key of a row, when it was touched last, and how often it was. Triggers
-write hints, so they come and go with the app's transactions, whatever program writes, and whether or not the daemon runs. The triggers name
-only columns of keys and of UNIQUE constraints, which an app cannot drop either; a trigger that names another one makes its DROP COLUMN fail.
+write hints, so they come and go with the app's transactions, whatever program writes, and whether or not the daemon runs.
+
+- The triggers name only columns of keys and of unique indexes: SQLite refuses to drop a column that a trigger names. It
+  refuses to drop these anyway, but for one case: an app that drops a unique index, and then a column of it before the daemon has made the
+  triggers anew, is refused.
 
 - A hint is written as UPDATE, and as INSERT where that found none. Neither can meet a conflict, because the conflict clause of the app's
   statement would override ours: under INSERT OR IGNORE a hint would be dropped.
 - What a REPLACE evicts fires no DELETE trigger (unless recursive_triggers is on). So whoever holds a unique value that is about to be taken is
   hinted beforehand. A hint too many is harmless: rows are compared, not believed.
-- Everything here runs in SQLite 3.11 and under trusted_schema=OFF.
+- Everything here runs in SQLite 3.11 and under trusted_schema=OFF. (Before 3.25, and with legacy_alter_table, renaming a table does not rename
+  it within triggers: if it has unique indexes, the next write to it fails until the daemon has made them anew.)
+- What fires no trigger leaves no hint: incremental writes into a blob (sqlite3_blob_write), and apps that switch triggers off. A scan in full finds it.
 """
 
 # ruff: noqa: S608 - names are quoted, and there are no values.
