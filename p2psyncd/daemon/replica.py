@@ -237,9 +237,18 @@ class Replica:
     async def record(self, observations: Sequence[Observation]) -> None:
         """Make observations versions."""
 
-        def write() -> None:
+        def note() -> set[bytes]:
             changed = self.ledger.record(self.source.confirm(observations))
             self.settle_now(changed)
+            return changed
+
+        def write() -> None:
+            if self.source.whole:
+                # What the source notes of a look, what it found, and what follows from that are one step.
+                with self.store.transaction(durable=True):
+                    changed = note()
+            else:
+                changed = note()
             if changed:
                 self.restate(self.source.reshow(changed))
 

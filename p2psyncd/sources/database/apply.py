@@ -16,6 +16,7 @@ import apsw
 import cbor2
 
 from p2psyncd.core.storage import Pending
+from p2psyncd.core.version import Dot
 from p2psyncd.sources.database.file import DatabaseAccess
 from p2psyncd.sources.database.hints import (
     following,
@@ -70,6 +71,8 @@ class Step:
     """What one transaction does."""
 
     outcomes: list[Outcome] = field(default_factory=list)
+    dots: dict[bytes, Dot] = field(default_factory=dict)
+    """Which versions were put in place."""
     changes: dict[bytes, Change] = field(default_factory=dict)
     """What becomes of the exceptions in `Places`."""
     unsettled: set[bytes] = field(default_factory=set)
@@ -150,6 +153,7 @@ class RowApplier:
         if intent is None:
             return []
         number, step = intent
+        waiting = self.store.pending_of(list(step.dots))
         with self.access.reading() as connection:
             mark = read_mark(connection)
             if mark is None or mark.number != number:
@@ -158,7 +162,13 @@ class RowApplier:
             return [
                 one
                 for one in step.outcomes
-                if not isinstance(one, Restated) or self.is_there(connection, one)
+                if (isinstance(one, Restated) and self.is_there(connection, one))
+                # The store may have noted this end, and then have taken in a newer version.
+                or (
+                    isinstance(one, Applied)
+                    and one.key in waiting
+                    and waiting[one.key].item.dot == step.dots[one.key]
+                )
             ]
 
     # Steps
@@ -257,8 +267,8 @@ class RowApplier:
         self, planner: Planner, writer: Writer, batch: Sequence[Prepared], also: Sequence[bytes]
     ) -> Step:
         """Return what was done."""
-        step = Step(wrote=writer.wrote, unsettled=set(self.places.unsettled) | set(also))
-        asked = {one.pending.item.key for one in batch}
+        asked = {one.pending.item.key: one.pending.item.dot for one in batch}
+        step = Step(dots=asked, wrote=writer.wrote, unsettled=set(self.places.unsettled) | set(also))
         for key, row in planner.rows.items():
             if writer.is_stuck(row):
                 if key in asked or row.troubled:
@@ -294,6 +304,9 @@ class RowApplier:
         if step.changes or step.unsettled != self.places.unsettled:
             self.places.update(step.changes)
             self.places.unsettled = step.unsettled
+            if not step.wrote:
+                # What is noted of the last transaction that wrote must not be taken up again after this.
+                self.store.set_setting(INTENT, b"")
             self.places.save(self.store)
 
     # The intent
@@ -332,7 +345,7 @@ class RowApplier:
 def packed_step(step: Step) -> list[Any]:
     """Return a step as it is stored."""
     outcomes = [
-        [int(isinstance(one, Restated)), one.key, one.state]
+        [one.key, one.state, *(step.dots[one.key] if isinstance(one, Applied) else ())]
         for one in step.outcomes
         if isinstance(one, Applied | Restated)
     ]
@@ -347,12 +360,16 @@ def packed_change(change: Change) -> Any:  # noqa: ANN401  (CBOR's own types)
 
 def unpacked_step(packed: list[Any]) -> Step:
     """Return a stored step."""
-    outcomes: list[Outcome] = [
-        (Restated if restated else Applied)(key=key, state=state) for restated, key, state in packed[0]
-    ]
+    outcomes: list[Outcome] = []
+    dots: dict[bytes, Dot] = {}
+    for key, state, *dot in packed[0]:
+        outcomes.append(Applied(key=key, state=state) if dot else Restated(key=key, state=state))
+        if dot:
+            dots[key] = Dot(*dot)
     changes: Mapping[bytes, Any] = packed[1]
     return Step(
         outcomes=outcomes,
+        dots=dots,
         changes={
             key: tuple(value_of(part) for part in change) if isinstance(change, list) else change
             for key, change in changes.items()
