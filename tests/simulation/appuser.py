@@ -67,7 +67,7 @@ Statement = tuple[Any, ...]
 
 def random_operation(random: Random, serial: int) -> Operation:
     """Return something that an app may do; see the top of the file."""
-    enforces = random.random() < 0.9
+    enforces = random.random() < 0.97
     recursive = random.random() < 0.3
     durable = random.random() < 0.5
     undone = random.random() < 0.08

@@ -101,6 +101,7 @@ class DatabaseDevice(CommonDevice):
         found = self.ailments_of_state()
         if self.machine.mode == "send-receive":
             found += [f"{one.key!r}: {one.reason}" for one in self.source.verify()]
+            found += self.machine.orphans()
         return found
 
 
@@ -166,6 +167,7 @@ class DatabaseMachine(CommonMachine):
                 return Deed()
         if self.catches_up:
             return Deed()  # it would all be undone
+        self.kind.enforced &= operation[1]
         with self.file.connected() as connection:
             before = rows_of(connection)
             if not work(connection, operation):
@@ -215,6 +217,14 @@ class DatabaseMachine(CommonMachine):
                 for column, (_, value) in zip(TABLES[table], values, strict=True)
                 if (claim := claim_of(table, column, value)) is not None
             }
+
+    def orphans(self) -> list[str]:
+        """Return which rows refer to parents that are not there, though all apps see to their references."""
+        if not self.kind.enforced:
+            return []
+        with self.file.connected() as connection:
+            found = connection.execute("PRAGMA foreign_key_check").fetchall()
+        return [f"a row refers to nothing: {one}" for one in found]
 
     def remembered(self) -> AbstractSet[bytes]:
         """Return what is in the conflict log, in rows that are held or shown as they were, or went with a parent."""
@@ -323,6 +333,8 @@ class DatabaseKind:
     def __init__(self) -> None:
         self.revived: set[Claim] = set()
         """What came back by the rules, anywhere."""
+        self.enforced = True
+        """Whether all apps have seen to their references so far."""
 
     def machine(self, number: int, *, mode: str = "send-receive", skew_us: int = 0) -> DatabaseMachine:
         machine = DatabaseMachine(number, self, mode=mode, skew_us=skew_us)
