@@ -3,13 +3,14 @@
 - **Nothing is lost.** A value that a user wrote is a claim, until a user who had it before them replaces or
   deletes it. Every claim is live on every device in the end: under its name, as a conflict copy, or
   wherever the name went. The one way out: it was on no disk any more after a power cut or a restored
-  backup, so nobody could have passed it on.
+  backup, so nobody could have passed it on (what a receive-only device has and no record of is passed on by nobody).
   What a machine wrote that was set back as a whole afterwards must be in a history at least: until a
   peer finds it out, what it writes then passes for knowing what it wrote before (docs/decisions, 0013).
   A device that only sends keeps what it has to itself where others wrote the same name.
 - **Nothing that was deleted is back** under the name where it was deleted, unless it was written there again, or a
   device lost its memory of it while it had it (its state was put back to before it came): such a
-  device cannot tell it from a new file, and a new file beats a delete.
+  device cannot tell it from a new file, and a new file beats a delete. Nor can the copy of a disk with what
+  was written and not recorded when it was copied.
 - **All agree, and there is an end**: equal roots, equal pictures; the stored trie is the trie of the items;
   a scan finds nothing; nothing more is sent; a further meeting is one round trip.
 """
