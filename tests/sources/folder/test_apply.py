@@ -937,6 +937,31 @@ def test_recent_fingerprints_do_not_pile_up(here: Device, lab: Lab, monkeypatch:
     assert len(here.source.scanning.recent) <= 4
 
 
+def test_what_is_set_under_one_of_two_names_has_the_other_one_looked_at(here: Device, lab: Lab) -> None:
+    path = here.write("f", "content", mode=0o644)
+    here.path("h").hardlink_to(path)
+    here.scan()
+    arrive(here, lab.file(b"f", b"content", mode=0o600))
+    outcomes = by_key(here.apply({}))
+    assert isinstance(outcomes[b"f"], Applied)
+    assert outcomes[b"h"] == Surprised(key=b"h")
+    assert here.path("h").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_history_shares_with_the_folder_is_copied_and_not_used_up(here: Device, lab: Lab) -> None:
+    path = here.write("f", "content", mode=0o644)
+    here.path("h").hardlink_to(path)
+    here.scan()
+    arrive(here, lab.tombstone(b"f"))
+    assert applied(here.apply({}))
+    arrive(here, lab.file(b"g", b"content", mode=0o600))
+    assert applied(here.apply({}))
+    assert here.fetched == []
+    assert here.path("g").stat().st_mode & 0o777 == 0o600
+    assert here.path("h").stat().st_mode & 0o777 == 0o644
+    assert not here.path("g").samefile(here.path("h"))
+
+
 def test_a_name_too_long_here_and_a_time_that_cannot_be_kept_are_told(
     here: Device, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
