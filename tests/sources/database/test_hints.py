@@ -139,6 +139,16 @@ def test_a_row_that_a_replace_evicts_is_hinted_whether_triggers_are_recursive_or
     assert ("t", (1,)) in taken(app)
 
 
+def test_an_eviction_keeps_a_hint_that_was_read_before_it() -> None:
+    app = opened("CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE)")
+    app.execute("INSERT INTO t VALUES(1, 'a')")
+    seen = read_hints(app, read_schema(app))
+    app.execute("REPLACE INTO t VALUES(2, 'a')")
+    assert {hint.pk: hint.n for hint in read_hints(app, read_schema(app))} == {(1,): 2, (2,): 1}
+    drop_hints(app, seen)
+    assert is_hinted(app, "t", (1,))
+
+
 def test_a_replace_that_evicts_two_rows_hints_at_both() -> None:
     app = opened("CREATE TABLE t(id INTEGER PRIMARY KEY, u UNIQUE, v UNIQUE)")
     app.execute("INSERT INTO t VALUES(1, 'a', 'a'), (2, 'b', 'b'), (3, 'c', 'c')")
