@@ -17,6 +17,7 @@ import cbor2
 
 from p2psyncd.core.storage import Pending
 from p2psyncd.core.version import Dot
+from p2psyncd.sources.database.edits import Edits
 from p2psyncd.sources.database.file import DatabaseAccess
 from p2psyncd.sources.database.hints import (
     following,
@@ -231,11 +232,7 @@ class RowApplier:
         self, connection: apsw.Connection, batch: Sequence[Prepared], also: Sequence[bytes]
     ) -> Step:
         """Plan and write; rows that break a constraint are found, and planned again without what breaks it."""
-        hinted = {
-            (hint.table, canonical_place(self.schema.tables[hint.table], hint.pk))
-            for hint in read_hints(connection, self.schema)
-            if hint.table in self.schema.tables
-        }
+        edits = Edits(self.schema, read_hints(connection, self.schema))
         broken: dict[bytes, int] = {}
         with search_triggers(connection, self.schema):
             for _ in range(REPLANS_MAX):
@@ -244,7 +241,7 @@ class RowApplier:
                     self.places,
                     View(self.store),
                     Rows(connection),
-                    hinted=lambda table, place: (table, place) in hinted,
+                    edits=edits,
                     broken=broken,
                 )
                 planner.make(batch, [*also, *self.places.unsettled])

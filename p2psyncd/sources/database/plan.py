@@ -9,10 +9,11 @@ waits until the edit is captured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import Stored
+from p2psyncd.sources.database.edits import Edits
 from p2psyncd.sources.database.keys import FRESH_MIN, unpack_key
 from p2psyncd.sources.database.prepare import Prepared
 from p2psyncd.sources.database.resolve import (
@@ -30,7 +31,6 @@ from p2psyncd.sources.database.resolve import (
 )
 from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.show import (
     HELD,
     Identities,
@@ -57,7 +57,7 @@ class Planner:
         view: View,
         file: Rows,
         *,
-        hinted: Callable[[str, Place], bool],
+        edits: Edits,
         broken: Mapping[bytes, int],
     ) -> None:
         """Begin.
@@ -67,7 +67,7 @@ class Planner:
             places: The exceptions, as they are now.
             view: What is applied.
             file: The app's tables, in the transaction.
-            hinted: Returns whether the app touched a row (table, canonical key values) since it was last captured.
+            edits: What the app touched since it was last captured.
             broken: What is known of rows that break a CHECK or NOT NULL; see `Row.broken`.
         """
         self.constraints = constraints
@@ -75,7 +75,7 @@ class Planner:
         self.places = places
         self.view = view
         self.file = file
-        self.hinted = hinted
+        self.edits = edits
         self.broken = broken
         self.identities = Identities(self.schema, places, view)
         self.rows: dict[bytes, Row] = {}
@@ -116,6 +116,7 @@ class Planner:
                 row.goal, row.goal_place, row.goal_state = row.prepared
             else:
                 self.set_goal(row)
+            row.troubled = row.troubled or self.edits.cross(row, self.file)
 
     # Rows
 
@@ -146,7 +147,9 @@ class Planner:
             row.place = self.places.moved.get(key) or self.named(row, before.item)
             row.values = self.file.read(table, row.place)
             row.troubled = (
-                row.values is None or self.is_hinted(table, row.place) or row_hash(row.values) != before.state
+                row.values is None
+                or self.edits.touched(table, row.place)
+                or row_hash(row.values) != before.state
             )
         elif item is not None:
             self.look_for_occupant(row, item)
@@ -161,7 +164,7 @@ class Planner:
         """Look whether anything has the key values of a row that is not there yet."""
         place = self.named(row, item)
         values = self.file.read(row.table, place)
-        if values is None and not self.is_hinted(row.table, place):
+        if values is None and not self.edits.touched(row.table, place):
             return
         occupant = self.identities.at(row.table, place)
         if occupant is not None:
@@ -170,17 +173,13 @@ class Planner:
             return
         if values is None:
             return
-        hinted = self.is_hinted(row.table, place)
+        hinted = self.edits.touched(row.table, place)
         # Of two rows born with one number the app's own is another one, unless it is the very one: put there before
         # this device forgot about it.
         equal = all(same_cell(as_value(row.cells.get(name)), value) for name, value in values.items())
         row.troubled = hinted or not equal
         if equal and not (hinted and row.at.birth):
             row.place, row.values = place, values
-
-    def is_hinted(self, table: Table, place: Place) -> bool:
-        """Return whether the app touched a row since it was last captured."""
-        return self.hinted(table.name, canonical_place(table, place))
 
     # Deciding
 
@@ -364,7 +363,7 @@ class Planner:
             for place in self.file.find(table, (column,), (now,)):
                 child = self.identities.at(table, place)
                 # One that is being edited may mean this row, or the one that gets its number.
-                if child is None or self.is_hinted(table, place):
+                if child is None or self.edits.touched(table, place):
                     row.troubled = True
                 if child is not None:
                     self.add_child(child, column, row)

@@ -21,6 +21,11 @@ CREATE TABLE profile(person INTEGER PRIMARY KEY REFERENCES person(id) ON DELETE 
 CREATE TABLE member(person INTEGER REFERENCES person(id) ON DELETE CASCADE, folder INTEGER REFERENCES folder(id),
     role TEXT, PRIMARY KEY(person, folder)) WITHOUT ROWID;
 CREATE TABLE span(id INTEGER PRIMARY KEY, low INTEGER NOT NULL, high INTEGER NOT NULL, CHECK(low <= high));
+CREATE TABLE phone(id INTEGER PRIMARY KEY, person INTEGER REFERENCES person(id) ON DELETE CASCADE, main INTEGER);
+CREATE UNIQUE INDEX one_main ON phone(person) WHERE main > 1;
+CREATE TABLE extra(person INTEGER REFERENCES profile(person) ON DELETE CASCADE, word TEXT COLLATE NOCASE,
+    PRIMARY KEY(person, word));
+CREATE TABLE word(word TEXT PRIMARY KEY COLLATE NOCASE, n INTEGER UNIQUE);
 """
 
 small = st.integers(1, 4)
@@ -46,6 +51,12 @@ deeds = st.one_of(
     st.tuples(st.just("INSERT INTO span VALUES (?, ?, ?)"), st.tuples(small, small, small)),
     st.tuples(st.just("UPDATE span SET low = ? WHERE id = ?"), st.tuples(small, small)),
     st.tuples(st.just("UPDATE span SET high = ? WHERE id = ?"), st.tuples(small, small)),
+    st.tuples(st.just("INSERT INTO phone VALUES (?, ?, ?)"), st.tuples(small, small, small)),
+    st.tuples(st.just("UPDATE phone SET person = ? WHERE id = ?"), st.tuples(small, small)),
+    st.tuples(st.just("INSERT INTO extra VALUES (?, ?)"), st.tuples(small, letter)),
+    st.tuples(st.just("INSERT INTO word VALUES (?, ?)"), st.tuples(letter, small)),
+    st.tuples(st.just("UPDATE word SET word = ? WHERE n = ?"), st.tuples(letter, small)),
+    st.tuples(st.just("DELETE FROM word WHERE n = ?"), st.tuples(small)),
 )
 steps = st.lists(st.tuples(st.integers(0, 2), st.one_of(deeds, st.none())), min_size=1, max_size=25)
 
