@@ -20,7 +20,7 @@ from p2psyncd.errors import DatabaseUnavailable, ShareHeld, Undecided
 from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.file import DatabaseFile, check_new_database
 from p2psyncd.sources.database.hints import uninstall
-from p2psyncd.sources.database.keys import is_acceptable
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable
 from p2psyncd.sources.database.placing import clear, has_rows, make_database, put_aside
 from p2psyncd.sources.database.row import has_losers
 from p2psyncd.sources.local import LocalSource
@@ -32,6 +32,8 @@ __all__ = ["DatabaseKind"]
 
 log = logging.getLogger(__name__)
 
+SCHEMA_KEYS = SCHEMA_TABLE.encode() + b"/"
+
 
 class DatabaseKind:
     """See `SourceKind`."""
@@ -41,8 +43,8 @@ class DatabaseKind:
         self.device = device
 
     def is_conflict(self, item: Item) -> bool:
-        """Return whether a row keeps what lost a conflict."""
-        return has_losers(item.meta)
+        """Return whether a row keeps what lost a conflict; that schemas differ is none: apps migrate their own."""
+        return has_losers(item.meta) and not item.key.startswith(SCHEMA_KEYS)
 
     def check_new(self, path: Path) -> Path:
         """Return the real path of a database that can be shared."""

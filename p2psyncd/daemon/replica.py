@@ -166,7 +166,8 @@ class Replica:
         """
         await self.executor.run(self.source.check)
         whole = b"" in dirty.subtrees
-        if whole and self.phase is Phase.READY:
+        # Of a source whose changes are one whole this is every scan, most of them over in a moment.
+        if whole and not self.source.whole and self.phase is Phase.READY:
             self.enter(Phase.SCANNING)
         try:
             await self.capture(dirty, whole=whole)

@@ -465,3 +465,24 @@ async def test_a_database_that_is_gone_holds_the_share_and_goes_on_when_it_is_ba
     await maple.until(lambda: maple.running("app").replica.phase is Phase.READY, "goes on")
     await settle(willow, maple)
     assert read(here) == read(there) == [(1, "Ann", "1234", "ann@x"), BOB]
+
+
+async def test_devices_with_different_versions_of_an_app_lose_nothing(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here, there = make(maple, ANN), make(willow)
+    write(there, "ALTER TABLE people ADD COLUMN born INTEGER")
+    await add(maple, here)
+    await accept(maple, willow, there)
+    await settle(maple, willow)
+    everything = "SELECT * FROM people"
+    assert read(there, everything) == [(*ANN, None)]
+    write(there, "UPDATE people SET born = 1970 WHERE id = 1")
+    await settle(willow, maple)
+    assert read(here, everything) == [ANN]
+    write(here, "UPDATE people SET phone = '11' WHERE id = 1")
+    await settle(maple, willow)
+    newer = (1, "Ann", "11", "ann@x", 1970)
+    assert read(there, everything) == [newer]
+    assert await maple.backend.conflicts(include_resolved=False) == []
+    write(here, "ALTER TABLE people ADD COLUMN born INTEGER")
+    await maple.until(lambda: read(here, everything) == [newer], "the column of the newer version")
