@@ -29,6 +29,12 @@ from p2psyncd.wire.session_messages import (
     Want,
     take_share,
 )
+from p2psyncd.wire.snapshot_messages import (
+    SnapshotMessage,
+    SnapshotReady,
+    SnapshotRefused,
+    SnapshotWanted,
+)
 
 __all__ = [
     "Ask",
@@ -52,6 +58,10 @@ __all__ = [
     "Removed",
     "SessionMessage",
     "ShareMessage",
+    "SnapshotMessage",
+    "SnapshotReady",
+    "SnapshotRefused",
+    "SnapshotWanted",
     "Summaries",
     "Want",
     "decode_message",
@@ -129,6 +139,8 @@ class Offer:
     size: int
     held: bool = False
     """Whether the sender holds the share, so that nothing of it is exchanged for now."""
+    copies: bool = False
+    """Whether the sender gives copies of it: see `SnapshotWanted`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +152,7 @@ class Offers:
 
     def fields(self) -> list[Any]:
         """Return the fields in order."""
-        return [[[o.share, o.name, o.kind, o.secret, o.items, o.size, o.held] for o in self.offers]]
+        return [[[o.share, o.name, o.kind, o.secret, o.items, o.size, o.held, o.copies] for o in self.offers]]
 
     @classmethod
     def parse(cls, fields: Sequence[Any]) -> Offers:
@@ -157,6 +169,7 @@ class Offers:
                     items=take_int(items, "items"),
                     size=take_int(size, "size"),
                     held=more[:1] == [True],
+                    copies=more[1:2] == [True],
                 )
             )
         return cls(offers=tuple(offers))
@@ -283,7 +296,18 @@ class Removed:
         return cls()
 
 
-Message = ShareMessage | Greeting | Refusal | Offers | Introductions | Ping | Pong | OpenContent | Removed
+Message = (
+    ShareMessage
+    | SnapshotMessage
+    | Greeting
+    | Refusal
+    | Offers
+    | Introductions
+    | Ping
+    | Pong
+    | OpenContent
+    | Removed
+)
 
 CLASSES: tuple[type[Message], ...] = (
     Greeting,
@@ -303,6 +327,9 @@ CLASSES: tuple[type[Message], ...] = (
     OpenContent,
     Removed,
     Gone,
+    SnapshotWanted,
+    SnapshotReady,
+    SnapshotRefused,
 )
 PARSERS: dict[int, Callable[[Sequence[Any]], Message]] = {cls.TYPE: cls.parse for cls in CLASSES}
 NAMES = {cls.TYPE: cls.__name__ for cls in CLASSES}

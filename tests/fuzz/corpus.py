@@ -186,6 +186,7 @@ def offers(rng: random.Random) -> tuple[messages.Offer, ...]:
             secret=rng.randbytes(32),
             items=rng.randrange(1000),
             size=rng.randrange(10**9),
+            copies=flag(rng),
         )
         for _ in range(rng.randrange(3))
     )
@@ -225,6 +226,7 @@ FIELDS: dict[str, Callable[[random.Random], Any]] = {
     "closings": number,
     "code": text,
     "devices": many(lambda rng: (rng.choice(ACTORS), rng.choice(DEVICES)), 0),
+    "digest": sized(32),
     "entries": many(lambda rng: (rng.choice(KEYS), Dot(rng.choice(ACTORS), rng.choice(SEQS))), 4),
     "forgotten": vector,
     "full": flag,
@@ -243,6 +245,7 @@ FIELDS: dict[str, Callable[[random.Random], Any]] = {
     "removed": many(lambda rng: (rng.choice(DEVICES), number(rng)), 3),
     "repair": flag,
     "root": sized(32),
+    "size": number,
     "share": lambda rng: SHARE if rng.random() < 0.97 else ShareId(rng.randbytes(16)),
     "text": text,
     "versions": many(lambda rng: rng.choice((0, 1, 2, 2**63 - 1)), 3),

@@ -33,6 +33,9 @@ from p2psyncd.wire.messages import (
     Pong,
     Refusal,
     Removed,
+    SnapshotReady,
+    SnapshotRefused,
+    SnapshotWanted,
     Summaries,
     Want,
     decode_message,
@@ -78,7 +81,18 @@ EXAMPLES = [
     Greeting(versions=(1, 2), name="desk", instance=b"i" * 8, ports=(22600,), introduces=True),
     Refusal(code="full", text="too many"),
     Offers(
-        offers=(Offer(share=SHARE, name="n", kind="folder", secret=b"k" * 32, items=1, size=2, held=True),)
+        offers=(
+            Offer(
+                share=SHARE,
+                name="n",
+                kind="folder",
+                secret=b"k" * 32,
+                items=1,
+                size=2,
+                held=True,
+                copies=True,
+            ),
+        )
     ),
     Introductions(
         devices=(
@@ -116,6 +130,9 @@ EXAMPLES = [
     Pong(),
     OpenContent(),
     Removed(),
+    SnapshotWanted(share=SHARE),
+    SnapshotReady(share=SHARE, digest=b"d" * 32, size=1),
+    SnapshotRefused(share=SHARE, reason="not now"),
 ]
 
 
@@ -166,7 +183,7 @@ values = st.recursive(
 )
 
 
-@given(st.integers(0, 16), st.lists(values, max_size=8))
+@given(st.integers(0, 19), st.lists(values, max_size=8))
 def test_well_formed_nonsense_is_refused_and_nothing_else(number: int, fields: list[object]) -> None:
     with contextlib.suppress(RemoteProtocolError):
         decode_message(cbor2.dumps([number, *fields]))
