@@ -230,10 +230,12 @@ def test_a_change_of_the_key_hints_at_both_keys() -> None:
     app.execute("INSERT INTO w VALUES('a', 1)")
     taken(app)
     app.execute("UPDATE t SET id = 5 WHERE id = 1")
-    app.execute("UPDATE t SET rowid = 6 WHERE id = 2")
+    app.execute("UPDATE t SET ROWID = 6 WHERE id = 2")
+    app.execute("UPDATE t SET _rowid_ = 7 WHERE id = 6")
+    app.execute("UPDATE t SET oid = 8 WHERE id = 7")
     app.execute("UPDATE w SET b = 2")
     assert taken(app) == {
-        *(("t", (n,)) for n in (1, 2, 5, 6)),
+        *(("t", (n,)) for n in (1, 2, 5, 6, 7, 8)),
         *(("w", ("a", n)) for n in (1, 2)),
     }
 
@@ -657,7 +659,13 @@ STATEMENTS = st.one_of(
     st.builds(
         "UPDATE {}t SET {} = {} WHERE {}".format, CLAUSE, st.sampled_from(["u", "v", "w"]), VALUES, WHERE
     ),
-    st.builds("UPDATE {}t SET {} = {} WHERE {}".format, CLAUSE, st.sampled_from(["id", "k1"]), VALUES, WHERE),
+    st.builds(
+        "UPDATE {}t SET {} = {} WHERE {}".format,
+        CLAUSE,
+        st.sampled_from(["id", "k1", "rowid", "OID"]),
+        VALUES,
+        WHERE,
+    ),
     st.builds(
         "UPDATE {}t SET (u, v, w) = (SELECT {}, {}, {}) WHERE {}".format,
         CLAUSE,
