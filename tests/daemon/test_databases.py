@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
-from daemons import WAIT_S, Daemon, Lab, offered
+from daemons import WAIT_S, Daemon, Lab, connect, offered
 
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.errors import (
@@ -486,3 +487,79 @@ async def test_devices_with_different_versions_of_an_app_lose_nothing(two: tuple
     assert await maple.backend.conflicts(include_resolved=False) == []
     write(here, "ALTER TABLE people ADD COLUMN born INTEGER")
     await maple.until(lambda: read(here, everything) == [newer], "the column of the newer version")
+
+
+async def test_a_receive_only_device_takes_and_does_not_give(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here, there = make(maple, ANN), make(willow)
+    await add(maple, here)
+    await accept(maple, willow, there, mode="receive-only")
+    await settle(maple, willow)
+    assert read(there) == [ANN]
+    write(
+        there, "INSERT INTO people VALUES (9, 'Ida', '9', NULL)", "UPDATE people SET phone = 'x' WHERE id = 1"
+    )
+    write(here, "UPDATE people SET name = 'Anna' WHERE id = 1")
+    await settle(maple, willow)
+    assert read(here) == [(1, "Anna", "1", "ann@x")]
+    assert read(there)[0][1] == "Anna"
+
+
+async def test_a_send_only_device_gives_and_does_not_take(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here, there = make(maple, ANN), make(willow)
+    await add(maple, here, mode="send-only")
+    await accept(maple, willow, there)
+    await willow.wait("app")
+    assert read(there) == [ANN]
+    write(there, "INSERT INTO people VALUES (9, 'Ida', '9', NULL)")
+    await willow.running("app").detect()
+    write(here, "UPDATE people SET name = 'Anna' WHERE id = 1")
+    await willow.until(lambda: read(there)[0][1] == "Anna", "the new name")
+    assert read(here) == [(1, "Anna", "1", "ann@x")]
+
+
+async def test_a_database_rests_while_its_share_is_paused(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    await maple.backend.share_pause("app")
+    write(here, "UPDATE people SET phone = '11' WHERE id = 1")
+    write(there, "UPDATE people SET phone = '22' WHERE id = 2")
+    await willow.running("app").detect()
+    assert (read(here)[1][2], read(there)[0][2]) == ("2", "1")
+    await maple.backend.share_resume("app")
+    await settle(maple, willow)
+    assert read(here) == read(there) == [(1, "Ann", "11", "ann@x"), (2, "Bob", "22", "bob@x")]
+
+
+async def test_three_devices_hold_the_same_rows(two: tuple[Daemon, Daemon], lab: Lab) -> None:
+    maple, willow = two
+    oak = await lab.daemon("oak")
+    await connect(maple, oak)
+    await oak.until(lambda: oak.connected_to(willow), "introduced")
+    paths = [make(maple, ANN), willow.folder / "w.db", oak.folder / "o.db"]
+    await add(maple, paths[0])
+    await accept(maple, willow, paths[1])
+    await accept(maple, oak, paths[2], from_device="maple")
+    await settle(maple, willow, oak)
+    for at, path in enumerate(paths):
+        write(path, f"INSERT INTO people VALUES (10, 'Person {at}', '{at}', NULL)")
+    await settle(maple, willow, oak)
+    rows = [read(path) for path in paths]
+    assert rows[0] == rows[1] == rows[2]
+    assert [row[1] for row in rows[0] if row[0] != 1] in [
+        [f"Person {at}" for at in order] for order in permutations(range(3))
+    ]
+    assert len({row[0] for row in rows[0]}) == 4
+
+
+async def test_a_locked_database_can_be_forgotten_by_force(shared: Shared) -> None:
+    maple, _willow, here, _there = shared
+    with locked(here):
+        await maple.backend.share_remove("app", force=True)
+    assert await maple.backend.share_list() == []
+    assert read(here) == [ANN, BOB]
+    # What was left in the file goes when it is shared and removed again.
+    await add(maple, here, name="again")
+    await maple.running("again").detect()
+    await maple.backend.share_remove("again")
+    assert read(here, "SELECT name FROM sqlite_schema WHERE name LIKE '\\_p2p%' ESCAPE '\\'") == []
