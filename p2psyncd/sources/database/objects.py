@@ -118,7 +118,7 @@ class Objects:
             apsw.Error: SQLite will not.
             Unfit: It is not what it says.
         """
-        self.run(wanted.sql, wanted.name)
+        self.run(wanted.sql, wanted.name, wanted)
         self.made.add(object_key(wanted))
 
     def extend(self, here: SchemaObject, wanted: SchemaObject) -> None:
@@ -132,8 +132,8 @@ class Objects:
             ):
                 raise Unfit
 
-    def run(self, sql: str, name: str) -> None:
-        """Run a peer's statement, which may make one thing and nothing else."""
+    def run(self, sql: str, name: str, wanted: SchemaObject | None = None) -> None:
+        """Run a peer's statement, which may make one thing, or change one table, and nothing else."""
 
         def allowed(
             action: int, first: str | None, second: str | None, _base: str | None, _by: str | None
@@ -149,20 +149,22 @@ class Objects:
             )
             return apsw.SQLITE_OK if fine else apsw.SQLITE_DENY
 
-        before = self.objects()
+        before = self.objects() if wanted is not None else set()
         with self.connection:
             self.connection.authorizer = allowed
             try:
                 self.connection.execute(sql)
             finally:
                 self.connection.authorizer = None
-            new = self.objects() - before
-            if sql.startswith("CREATE") and not any(text == sql and own == name for own, text in new):
+            if wanted is not None and wanted not in self.objects() - before:
                 raise Unfit
 
-    def objects(self) -> set[tuple[str, str]]:
-        """Return name and text of all that is in the schema."""
-        return set(self.connection.execute("SELECT name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL"))
+    def objects(self) -> set[SchemaObject]:
+        """Return all that is in the schema."""
+        rows = self.connection.execute(
+            "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL"
+        )
+        return {SchemaObject(type=kind, name=name, table=table, sql=sql) for kind, name, table, sql in rows}
 
     def look_again(self, wanted: SchemaObject) -> None:
         """Take note of what an object is like now."""

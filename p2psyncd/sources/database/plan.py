@@ -60,16 +60,7 @@ class Planner:
         edits: Edits,
         broken: Mapping[bytes, int],
     ) -> None:
-        """Begin.
-
-        Args:
-            constraints: Of the app's schema.
-            places: The exceptions, as they are now.
-            view: What is applied.
-            file: The app's tables, in the transaction.
-            edits: What the app touched since it was last captured.
-            broken: What is known of rows that break a CHECK or NOT NULL; see `Row.broken`.
-        """
+        """Begin; `broken` is what is known of rows that break a CHECK or NOT NULL (see `Row.broken`)."""
         self.constraints = constraints
         self.schema = constraints.schema
         self.places = places

@@ -1,0 +1,156 @@
+"""Tables, columns and indexes of a peer: what is made here, and what is never run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import pytest
+from two_files import Clock, Replica, exchange
+
+from p2psyncd.core.ids import ActorId
+from p2psyncd.core.item import Item, Kind
+from p2psyncd.core.storage import Pending
+from p2psyncd.core.version import Dot
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, pack_key
+from p2psyncd.sources.database.objects import Objects
+from p2psyncd.sources.database.row import inserted, pack
+from p2psyncd.sources.database.schema import read_schema
+from p2psyncd.sources.database.show import HELD
+from p2psyncd.sources.source import Applied
+
+SCHEMA = "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)"
+
+
+def wanted(kind: str, name: str, sql: str, table: str = "") -> Pending:
+    """Return a peer's table, index, view or trigger."""
+    item = Item(
+        key=pack_key(SCHEMA_TABLE, (kind, name)),
+        kind=Kind.ROW,
+        digest=b"",
+        size=0,
+        meta=pack(inserted({"sql": sql, "table": table or name})),
+        dot=Dot(ActorId(b"somebody"), 1),
+        hlc=1,
+    )
+    return Pending(item=item, base=None)
+
+
+def make(connection: apsw.Connection, *objects: Pending, propagate: bool = True) -> list[bytes]:
+    """Carry some objects out; return their states."""
+    carried = Objects(connection, read_schema(connection), wanted=propagate, made=())
+    carried.carry_out(objects)
+    assert all(isinstance(one, Applied) for one in carried.outcomes)
+    return [one.state for one in carried.outcomes if isinstance(one, Applied)]
+
+
+def schema_of(connection: apsw.Connection) -> list[tuple[str, str]]:
+    return connection.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
+    ).fetchall()
+
+
+@pytest.fixture
+def connection() -> apsw.Connection:
+    made = apsw.Connection(":memory:")
+    made.execute(SCHEMA)
+    return made
+
+
+def test_what_is_missing_is_made_where_the_user_wants_it(connection: apsw.Connection) -> None:
+    index = wanted("index", "names", "CREATE INDEX names ON towns(name)", "towns")
+    towns = wanted("table", "towns", "CREATE TABLE towns(name TEXT PRIMARY KEY)")
+    assert HELD not in make(connection, index, towns)
+    assert [name for name, _ in schema_of(connection)] == ["names", "people", "towns"]
+
+
+def test_nothing_is_made_where_the_app_has_tables_and_the_user_did_not_ask_for_more(
+    connection: apsw.Connection,
+) -> None:
+    towns = wanted("table", "towns", "CREATE TABLE towns(name TEXT PRIMARY KEY)")
+    assert make(connection, towns, propagate=False) == [HELD]
+    assert [name for name, _ in schema_of(connection)] == ["people"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["age INTEGER", "age INTEGER DEFAULT (1 + 2)", "\"a,ge\" TEXT DEFAULT 'x,)'", "town TEXT COLLATE NOCASE"],
+)
+def test_columns_at_the_end_are_added(connection: apsw.Connection, column: str) -> None:
+    sql = f"CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT, {column})"
+    make(connection, wanted("table", "people", sql))
+    assert dict(schema_of(connection))["people"] == sql
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TABLE people(id INTEGER PRIMARY KEY, name INTEGER, age INTEGER)",
+        "CREATE TABLE people(id INTEGER PRIMARY KEY)",
+        "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT, age INTEGER UNIQUE)",
+        "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT, age INTEGER NOT NULL)",
+    ],
+)
+def test_a_table_that_differs_in_more_stays_as_it_is(connection: apsw.Connection, sql: str) -> None:
+    connection.execute("INSERT INTO people VALUES (1, 'Ada')")
+    make(connection, wanted("table", "people", sql))
+    assert schema_of(connection) == [("people", SCHEMA)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "sql"),
+    [
+        ("table", "x", "DROP TABLE people"),
+        ("table", "x", "CREATE TABLE x(a); DROP TABLE people"),
+        ("table", "x", "CREATE TABLE x(a); INSERT INTO people VALUES (7, 'evil')"),
+        ("table", "x", "CREATE TABLE x AS SELECT * FROM people"),
+        ("table", "x", "ATTACH '{file}' AS x"),
+        ("table", "x", "VACUUM INTO '{file}'"),
+        ("table", "x", "PRAGMA writable_schema = 1"),
+        ("table", "x", "CREATE TABLE y(a)"),
+        ("table", "x", "CREATE TEMP TABLE x(a)"),
+        (
+            "table",
+            "people",
+            "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT, a); ATTACH '{file}' AS x",
+        ),
+        (
+            "table",
+            "people",
+            "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT, a); VACUUM INTO '{file}'",
+        ),
+        ("table", "x", "CREATE VIRTUAL TABLE x USING fts5vocab(people, 'row')"),
+        ("table", "_p2p_mark", "CREATE TABLE _p2p_mark(a)"),
+        ("table", "sqlite_x", "CREATE TABLE sqlite_x(a)"),
+        ("view", "x", "CREATE TABLE x(a)"),
+        ("table", "x", "CREATE"),
+        ("table", "x", ""),
+    ],
+)
+def test_a_statement_that_is_not_what_it_says_does_nothing(
+    connection: apsw.Connection, tmp_path: Path, kind: str, name: str, sql: str
+) -> None:
+    file = tmp_path / "outside"
+    make(connection, wanted(kind, name, sql.replace("{file}", str(file))))
+    assert schema_of(connection) == [("people", SCHEMA)]
+    assert connection.execute("SELECT count(*) FROM people").get == 0
+    assert not file.exists()
+    assert connection.execute("SELECT count(*) FROM temp.sqlite_schema").get == 0
+
+
+def test_a_device_where_we_made_all_tables_gets_what_the_others_add(tmp_path: Path) -> None:
+    clock = Clock()
+    a = Replica(1, tmp_path / "a.db", SCHEMA, clock)
+    b = Replica(2, tmp_path / "b.db", "PRAGMA user_version = 1", clock)
+    exchange(a, b)
+    a.run("CREATE TABLE town(name TEXT PRIMARY KEY)", "INSERT INTO town VALUES ('London')")
+    a.run("ALTER TABLE people ADD COLUMN town TEXT", "INSERT INTO people VALUES (1, 'Ada', 'London')")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert b.tables()["people"] == ["(1, 'Ada', 'London')"]
+    b.run("UPDATE people SET town = 'Paris'")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert a.tables()["people"] == ["(1, 'Ada', 'Paris')"]
+    for replica in (a, b):
+        replica.close()
