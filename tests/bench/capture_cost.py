@@ -2,8 +2,8 @@
 
     python tests/bench/capture_cost.py [--rounds 15] [--rows 10000] [--only inserts] [--tmp DIR]
 
-The app is Python's own sqlite3 in WAL. Every round does each piece of work once on a fresh plain file and once on a fresh captured
-one, which of them first in turns; the ratio of a round is captured ÷ plain. Figures are read, never asserted. DIR should be on a real disk.
+The app is Python's own sqlite3 in WAL. Every round does each piece of work on a fresh plain file and on a fresh captured
+one, in turns (transactions of one row in turns of ten); the ratio of a round is captured ÷ plain. Figures are read, never asserted. DIR should be on a real disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,9 @@ UPDATE = "UPDATE item SET amount = amount + 1 WHERE id = ?"
 NOTE = "n" * 60
 ONE_ROW_TRANSACTIONS = {"NORMAL": 2000, "FULL": 300}
 
-Work = Callable[[sqlite3.Connection, int], None]
+TRANSACTIONS_IN_TURN = 10
+
+Work = Callable[[sqlite3.Connection, range], None]
 
 
 @dataclass(frozen=True)
@@ -50,67 +52,69 @@ class Case:
     rows: int
     work: Work
     before: Work | None = None
-    text_keys: bool = False
+    slices: int = 1
+    """In how many parts the work is done, in turns with the other file's: a busy disk then slows both."""
 
 
 def record(n: int, *, text_keys: bool = False) -> tuple[object, ...]:
     return (f"key-{n * 7919 % 1_000_003:07}" if text_keys else n, f"name {n}", n % 100, NOTE)
 
 
-def insert_one_by_one(app: sqlite3.Connection, rows: int) -> None:
-    for n in range(rows):
+def insert_one_by_one(app: sqlite3.Connection, rows: range) -> None:
+    for n in rows:
         app.execute(INSERT, record(n))
 
 
-def insert_at_once(app: sqlite3.Connection, rows: int) -> None:
+def insert_at_once(app: sqlite3.Connection, rows: range) -> None:
     app.execute("BEGIN IMMEDIATE")
-    app.executemany(INSERT, (record(n) for n in range(rows)))
+    app.executemany(INSERT, (record(n) for n in rows))
     app.execute("COMMIT")
 
 
-def insert_text_keys(app: sqlite3.Connection, rows: int) -> None:
+def insert_text_keys(app: sqlite3.Connection, rows: range) -> None:
     app.execute("BEGIN IMMEDIATE")
-    app.executemany(INSERT, (record(n, text_keys=True) for n in range(rows)))
+    app.executemany(INSERT, (record(n, text_keys=True) for n in rows))
     app.execute("COMMIT")
 
 
-def update_at_once(app: sqlite3.Connection, rows: int) -> None:
+def update_at_once(app: sqlite3.Connection, rows: range) -> None:
     app.execute("BEGIN IMMEDIATE")
-    app.executemany(UPDATE, ((n,) for n in range(rows)))
+    app.executemany(UPDATE, ((n,) for n in rows))
     app.execute("COMMIT")
 
 
-def update_all(app: sqlite3.Connection, rows: int) -> None:
-    del rows
-    app.execute("UPDATE item SET amount = amount + 1")
+def update_all(app: sqlite3.Connection, rows: range) -> None:
+    app.execute("UPDATE item SET amount = amount + 1 WHERE id BETWEEN ? AND ?", (rows[0], rows[-1]))
 
 
-def update_one_by_one(app: sqlite3.Connection, rows: int) -> None:
-    for n in range(rows):
+def update_one_by_one(app: sqlite3.Connection, rows: range) -> None:
+    for n in rows:
         app.execute(UPDATE, (n,))
 
 
-def delete_at_once(app: sqlite3.Connection, rows: int) -> None:
+def delete_at_once(app: sqlite3.Connection, rows: range) -> None:
     app.execute("BEGIN IMMEDIATE")
-    app.executemany("DELETE FROM item WHERE id = ?", ((n,) for n in range(rows)))
+    app.executemany("DELETE FROM item WHERE id = ?", ((n,) for n in rows))
     app.execute("COMMIT")
 
 
 def cases(rows: int) -> Iterator[Case]:
     for synchronous, target in (("NORMAL", "≤ 1.9"), ("FULL", "≤ 1.1")):
         one = ONE_ROW_TRANSACTIONS[synchronous]
-        yield Case(
-            f"one-row inserts, {synchronous}", target, PLAIN_TABLE, synchronous, one, insert_one_by_one
-        )
-        yield Case(
-            f"one-row updates, {synchronous}",
-            target,
-            PLAIN_TABLE,
-            synchronous,
-            one,
-            update_one_by_one,
-            insert_at_once,
-        )
+        for name, work, before in (
+            ("inserts", insert_one_by_one, None),
+            ("updates", update_one_by_one, insert_at_once),
+        ):
+            yield Case(
+                f"one-row {name}, {synchronous}",
+                target,
+                PLAIN_TABLE,
+                synchronous,
+                one,
+                work,
+                before,
+                slices=one // TRANSACTIONS_IN_TURN,
+            )
     tables = ("plain", PLAIN_TABLE), ("UNIQUE", UNIQUE_TABLE)
     for kind, table in tables:
         yield Case(f"inserts at once, {kind} table", "≤ 2.6", table, "NORMAL", rows, insert_at_once)
@@ -123,34 +127,49 @@ def cases(rows: int) -> Iterator[Case]:
     yield Case("deletes by key", "", PLAIN_TABLE, "NORMAL", rows, delete_at_once, insert_at_once)
 
 
-def seconds(case: Case, path: Path, *, captured: bool) -> float:
-    """Do a piece of work on a fresh file, and return how long it took."""
+@contextmanager
+def app_of(case: Case, path: Path, *, captured: bool) -> Iterator[sqlite3.Connection]:
+    """Open a fresh file that is ready for a piece of work."""
     with closing(sqlite3.connect(path, isolation_level=None)) as app:
         app.execute("PRAGMA journal_mode = WAL")
         app.execute(f"PRAGMA synchronous = {case.synchronous}")
         app.execute(case.table)
         if case.before is not None:
-            case.before(app, case.rows)
+            case.before(app, range(case.rows))
         if captured:
             with closing(apsw.Connection(str(path))) as daemon:
                 install(daemon, read_schema(daemon), share=b"share", device=b"device")
         app.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         app.execute("SELECT count(*) FROM item").fetchall()
-        began = time.perf_counter()
-        case.work(app, case.rows)
-        return time.perf_counter() - began
+        yield app
+
+
+def seconds(case: Case, folder: Path, *, captured_first: bool) -> tuple[float, float]:
+    """Do a piece of work on a plain and on a captured file, and return how long it took on each."""
+    took = [0.0, 0.0]
+    length = case.rows // case.slices
+    with (
+        app_of(case, folder / "plain.db", captured=False) as plain,
+        app_of(case, folder / "captured.db", captured=True) as captured,
+    ):
+        turns = [(1, captured), (0, plain)] if captured_first else [(0, plain), (1, captured)]
+        for begin in range(0, case.rows, length):
+            for which, app in turns:
+                began = time.perf_counter()
+                case.work(app, range(begin, begin + length))
+                took[which] += time.perf_counter() - began
+            turns.reverse()
+    return took[0], took[1]
 
 
 def ratios(case: Case, rounds: int, tmp: Path) -> tuple[list[float], list[float]]:
     """Return captured ÷ plain and the plain seconds of every round."""
     found, plain_s = [], []
     for n in range(rounds):
-        took = {}
-        for captured in (False, True) if n % 2 else (True, False):
-            with tempfile.TemporaryDirectory(dir=tmp) as folder:
-                took[captured] = seconds(case, Path(folder) / "app.db", captured=captured)
-        found.append(took[True] / took[False])
-        plain_s.append(took[False])
+        with tempfile.TemporaryDirectory(dir=tmp) as folder:
+            plain, captured = seconds(case, Path(folder), captured_first=n % 2 == 0)
+        found.append(captured / plain)
+        plain_s.append(plain)
     return found, plain_s
 
 
@@ -163,7 +182,7 @@ def hints_of_many_updates(updates: int, rows: int, tmp: Path) -> int:
             closing(apsw.Connection(str(path))) as daemon,
         ):
             app.execute(PLAIN_TABLE)
-            insert_at_once(app, rows)
+            insert_at_once(app, range(rows))
             schema = read_schema(daemon)
             install(daemon, schema, share=b"share", device=b"device")
             app.execute("BEGIN")
