@@ -161,6 +161,13 @@ class ShareReader:
         count: int = self.database.row("SELECT count(*) FROM items WHERE mark IS NOT NULL")[0]
         return count
 
+    def count_written_by(self, actor: ActorId) -> int:
+        """Return how many items have an actor's write as their newest version."""
+        count: int = self.database.row(
+            "SELECT count(*) FROM items WHERE actor = (SELECT ref FROM actors WHERE actor = ?)", (actor,)
+        )[0]
+        return count
+
     def live_below(self, directory: bytes) -> bool:
         """Return whether any live item lies under `directory + b"/"`."""
         condition, high = under(directory)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -22,8 +23,10 @@ from p2psyncd.core.ids import DeviceId, ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, ShareStorage, Stored
 from p2psyncd.core.version import Dot
-from p2psyncd.errors import DatabaseUnavailable, ShareHeld
+from p2psyncd.errors import DatabaseBusy, DatabaseUnavailable, ShareHeld
 from p2psyncd.sources.database.apply import RowApplier
+from p2psyncd.sources.database.arriving import NotEmpty, belongs_to, install_copy, is_empty, prepare_copy
+from p2psyncd.sources.database.copying import Listing, NoCopy, write_copy
 from p2psyncd.sources.database.file import DatabaseAccess, DatabaseFile
 from p2psyncd.sources.database.guard import FileGuard, Known
 from p2psyncd.sources.database.hints import (
@@ -39,9 +42,10 @@ from p2psyncd.sources.database.hints import (
 from p2psyncd.sources.database.keys import unpack_key
 from p2psyncd.sources.database.mend import Mender
 from p2psyncd.sources.database.notes import Notes
+from p2psyncd.sources.database.opening import connect
 from p2psyncd.sources.database.row import join, knows_baseline, state_of
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.scan import Look, Scanner
+from p2psyncd.sources.database.scan import Look, Scanner, is_known_by_now
 from p2psyncd.sources.database.schema import Schema, Table, read_schema, schema_version
 from p2psyncd.sources.database.show import Catalogue, Place, Places, Settings, place_of
 from p2psyncd.sources.database.watch import Watcher
@@ -93,6 +97,7 @@ class DatabaseSource:
         without: Collection[str] = (),
         propagate_schema: bool = False,
         looks_only: bool = False,
+        copy: Path | None = None,
     ) -> None:
         """Take a database.
 
@@ -106,6 +111,7 @@ class DatabaseSource:
             without: Tables to leave out.
             propagate_schema: Whether tables and columns that came with the peers' are made here.
             looks_only: Whether nothing is ever written to the file.
+            copy: Where a peer's copy of the database lies, or will lie, that the empty file begins with; None: nowhere.
         """
         self.access = access
         self.share = share
@@ -116,6 +122,9 @@ class DatabaseSource:
         self.without = without
         self.propagate_schema = propagate_schema
         self.looks_only = looks_only
+        self.copy = copy
+        self.awaiting = False
+        """Whether a copy from a peer is on its way into the file, which nobody is to look at before."""
         self.watcher = Watcher(access.path)
         self.guard = FileGuard(access, Known.load(store), share=share, device=device)
         access.keeper = self.guard
@@ -132,6 +141,7 @@ class DatabaseSource:
         self.dropped_s = -DROP_EVERY_S
         self.waiting = ""
         self.filesystem: int | None = None
+        self.recovered = False
         self.row_applier: RowApplier | None = None
         self.unmended: set[bytes] = set()
         """What was to be mended while an app had the file locked."""
@@ -151,6 +161,7 @@ class DatabaseSource:
         without: Collection[str] = (),
         propagate_schema: bool = False,
         looks_only: bool = False,
+        copy: Path | None = None,
     ) -> DatabaseSource:
         """Open an app's file, and finish what a killed process had begun; see `__init__`."""
         source = cls(
@@ -163,13 +174,67 @@ class DatabaseSource:
             without=without,
             propagate_schema=propagate_schema,
             looks_only=looks_only,
+            copy=copy,
         )
+        source.take_up_copy()
         source.recover()
         return source
 
+    # A copy from a peer, instead of each row by itself
+
+    def take_up_copy(self) -> None:
+        """See how far a copy had come when the last process ended, if one is to come at all."""
+        if self.copy is None:
+            return
+        came = self.copy.exists()
+        wanted = not Notes.load(self.store).baselined
+        with suppress(DatabaseUnavailable, OSError, ShareHeld, NotEmpty):
+            if wanted and is_empty(self.access.path):
+                if came:
+                    self.install_copy()
+                    return
+                if not self.store.arrival():
+                    self.awaiting = True
+                    return
+            elif wanted and came and belongs_to(self.access.path, share=self.share, device=self.device):
+                return
+        self.forget_copy()  # the rows come by themselves
+
+    def receive_copy(self, came: Path) -> None:
+        """Make a copy that came the content of the file.
+
+        Raises:
+            RemoteProtocolError: It is no sound copy.
+            NotEmpty: There is something in the file by now.
+            DatabaseUnavailable, OSError: It cannot be written there.
+        """
+        assert self.copy is not None
+        prepare_copy(came, share=self.share, device=self.device, without=self.without)
+        came.replace(self.copy)
+        self.install_copy()
+
+    def install_copy(self) -> None:
+        """Write the copy into the file, and begin to look at its rows."""
+        assert self.copy is not None
+        install_copy(self.copy, self.access.path)
+        self.awaiting = False
+
+    def forget_copy(self) -> None:
+        """Wait for no copy (any more)."""
+        self.awaiting = False
+        if self.copy is not None:
+            self.copy.unlink(missing_ok=True)
+            self.copy = None
+
+    def write_copy(self, target: Path, store: Listing) -> None:
+        """Write a copy for a device that has nothing yet; see `copying.write_copy`."""
+        if self.full or self.catching_up or self.awaiting or self.guard.doubtful:
+            raise NoCopy("it is still being compared")
+        write_copy(self.access, store, target, without=self.without)
+
     def recover(self) -> None:
         """Take note of what was applied right before the end of the last process."""
-        if self.looks_only:
+        if self.looks_only or self.recovered:
             return
         with suppress(DatabaseUnavailable, OSError, ShareHeld):
             outcomes = self.applier.recover()
@@ -183,6 +248,7 @@ class DatabaseSource:
                         if isinstance(one, Applied) and one.key in waiting
                     ]
                 )
+            self.recovered = True
 
     @property
     def applier(self) -> RowApplier:
@@ -220,9 +286,15 @@ class DatabaseSource:
 
     def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError | Unapplied]:
         """Compare the hinted rows with what the store lists; all rows where hints may have been lost."""
+        self.recover()  # if an app had the file locked before
         self.applied.clear()
         schema = self.prepare()
         notes = Notes.load(self.catalogue)
+        if self.copy is not None and not notes.baselined:
+            yield from self.look_at_copy(self.copy, schema)
+            return
+        if self.copy is not None:
+            self.forget_copy()
         full = self.full or self.guard.doubtful or notes.version != schema.version or not notes.baselined
         self.full = self.guard.doubtful = False
         actor = self.catalogue.actor()
@@ -234,7 +306,8 @@ class DatabaseSource:
                 drop_hints(connection, read_hints(connection, schema))
         with self.access.reading() as connection:
             hints = [] if self.looks_only else read_hints(connection, schema)
-            hints += self.asked(dirty.keys, schema)
+            touched = {(hint.table, hint.pk) for hint in hints}
+            hints += [one for one in self.asked(dirty.keys, schema) if (one.table, one.pk) not in touched]
             scanner = Scanner(connection, self.catalogue, schema, actor, self.clock.now_us() // 1000)
             look = Look(
                 hints=hints,
@@ -261,7 +334,7 @@ class DatabaseSource:
         if full and not self.full:
             self.compared, self.catching_up = notes.after(schema), False
         self.again = len(hints) > len(agreed)
-        self.drop([hint for hint in agreed if hint.n != ASKED])
+        self.drop([hint for hint in agreed if hint.n != ASKED], at_once=bool(dirty.keys))
 
     def discard(self, surplus: Sequence[tuple[Table, Place]], schema: Schema) -> None:
         """Delete rows of an older state of the file, unless the app has touched them since."""
@@ -271,6 +344,17 @@ class DatabaseSource:
             for table, place in surplus:
                 if (table.name, place) not in hinted:
                     rows.delete(table, [place])
+
+    def look_at_copy(self, path: Path, schema: Schema) -> Iterator[Observation | ItemError | Unapplied]:
+        """Record what came with a copy: from the copy, so that no app waits, and what one writes meanwhile is its own."""
+        with closing(connect(path, 1)) as connection:
+            came = read_schema(connection, without=self.without)
+            scanner = Scanner(connection, self.catalogue, came, self.catalogue.actor(), 0)
+            yield from scanner.look(Look(compare=frozenset(came.tables), baseline=True))
+        notes = Notes.load(self.catalogue)
+        same = came.objects == schema.objects
+        self.compared = notes.after(schema) if same else replace(notes.after(came), version=-1)
+        self.full, self.again = False, True
 
     def asked(self, keys: Collection[bytes], schema: Schema) -> list[Hint]:
         """Return hints about rows that somebody wants looked at, whether the app touched them or not."""
@@ -287,6 +371,8 @@ class DatabaseSource:
 
     def prepare(self) -> Schema:
         """Return the schema as it is now, and see to it that every table has its hints."""
+        if self.awaiting:
+            raise DatabaseBusy(f"a copy of {self.access.path.name} is on its way")
         with self.access.reading() as connection:
             if self.schema is not None and self.schema.version == schema_version(connection):
                 return self.schema
@@ -308,12 +394,12 @@ class DatabaseSource:
         """Return the schema as it was last read."""
         return self.schema if self.schema is not None else self.prepare()
 
-    def drop(self, agreed: Sequence[Hint]) -> None:
-        """Take hints out that have served."""
+    def drop(self, agreed: Sequence[Hint], *, at_once: bool) -> None:
+        """Take hints out that have served; at once where something that came waits for that."""
         if not agreed or self.looks_only:
             return
         now = self.clock.monotonic_s()
-        if len(agreed) < DROP_HINTS_MIN and now - self.dropped_s < DROP_EVERY_S:
+        if not at_once and len(agreed) < DROP_HINTS_MIN and now - self.dropped_s < DROP_EVERY_S:
             self.again = True
             return
         try:
@@ -325,12 +411,16 @@ class DatabaseSource:
             self.dropped_s = now
 
     def confirm(self, observations: Sequence[Observation]) -> list[Observation]:
-        """Return them all: SQLite shows no passing states."""
-        if self.compared is not None:
+        """Return all but new rows that another scan has recorded by now: SQLite shows no passing states."""
+        places = Places.load(self.store)
+        kept = [one for one in observations if not is_known_by_now(self.store, places, one)]
+        if len(kept) < len(observations):
+            self.again, self.full = True, self.full or self.compared is not None
+        elif self.compared is not None:
             self.compared.save(self.store)
-            self.compared = None
+        self.compared = None
         self.guard.save(self.store)
-        return list(observations)
+        return kept
 
     def take_busy(self) -> Dirty:
         """Return where hints are left."""
