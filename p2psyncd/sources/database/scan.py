@@ -21,7 +21,7 @@ from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Stored
 from p2psyncd.sources.database.hints import Hint
-from p2psyncd.sources.database.keys import SCHEMA_TABLE, new_birth, pack_key, unpack_key
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, identities, new_birth, pack_key, unpack_key
 from p2psyncd.sources.database.row import (
     UNENFORCED,
     baseline_draft,
@@ -39,7 +39,7 @@ from p2psyncd.sources.database.values import Cell, Ref, Value, column_hash, row_
 from p2psyncd.sources.source import ItemError, Observation, Unapplied
 from p2psyncd.wire.records import ROW_BYTES_MAX
 
-__all__ = ["Look", "Scanner", "object_cells", "object_key"]
+__all__ = ["Look", "Scanner", "is_known_by_now", "object_cells", "object_key"]
 
 HASH_BYTES = 8
 PAGE_ROWS = 500
@@ -115,7 +115,8 @@ class Scanner:
         hinted: dict[tuple[str, Place], Hint] = {}
         for hint in look.hints:
             table = self.schema.tables.get(hint.table)
-            if table is None:
+            # A row that is asked for may be hinted at, too, and has one birth: when it was touched.
+            if table is None or (hint.table, hint.pk) in hinted:
                 continue
             hinted[hint.table, hint.pk] = hint
             if hint.table not in look.compare:
@@ -478,6 +479,26 @@ class Scanner:
                 made = draft(key, inserted(cells))
             state = b"" if key not in here else states[key]
             yield Observation(draft=made, state=state, base_state=applied, changed_us=0, baseline=digest)
+
+
+def is_known_by_now(store: Catalogue, places: Places, seen: Observation) -> bool:
+    """Return whether a row that was seen as a new one has been recorded since, with another birth.
+
+    Another scan ran at the same time, and the app touched the row in between.
+    """
+    at = unpack_key(seen.draft.key)
+    if not at.birth or seen.base_state or seen.draft.kind is Kind.TOMBSTONE:
+        return False
+    (number,) = natural(at)
+    if type(number) is not int:
+        return False
+    others = [places.occupants.get((at.table, (number,)))]
+    others += [
+        row.key
+        for row in store.below(identities(at.table, number))
+        if row.state not in {b"", HELD} and row.key not in places.moved
+    ]
+    return any(key is not None and key != seen.draft.key for key in others)
 
 
 def object_key(each: SchemaObject) -> bytes:
