@@ -14,7 +14,7 @@ from p2psync.complete import device_names, offer_names, share_names
 from p2psync.escape import escape
 from p2psync.render import Paper, columns, count, emit, emit_json, size, talk
 from p2psync.session import Commands, Json, Session, Yes, absolute, confirm, usage_error
-from p2psync.status import quote
+from p2psync.status import amount, quote
 from p2psyncd.control.messages import Compared, Comparison, Offer, ShareStatus, TableComparison
 from p2psyncd.errors import Undecided
 
@@ -152,7 +152,7 @@ def show(session: Session, *, as_json: Json = False) -> None:
             share["kind"],
             share["mode"],
             count(share["items"], "item"),
-            size(share["bytes"]),
+            size(share["bytes"]) if share["kind"] == "folder" else "",
             share["path"],
         )
         for share in shares
@@ -171,7 +171,13 @@ def offers(session: Session, *, as_json: Json = False) -> None:
     else:
         talk("No connected device offers a share that is not here already.")
     rows = [
-        (one["name"], one["device"], one["kind"], count(one["items"], "item"), size(one["bytes"]))
+        (
+            one["name"],
+            one["device"],
+            one["kind"],
+            count(one["items"], "item"),
+            size(one["bytes"]) if one["kind"] == "folder" else "",
+        )
         for one in found
     ]
     emit(*columns(rows, session.paper, ("NAME", "FROM", "KIND", "ITEMS", "SIZE")))
@@ -236,7 +242,7 @@ def undecided(session: Session, asked: dict[str, Any], *, as_json: bool) -> Shar
     for line in (
         "",
         f"  {command} --merge",
-        "      keeps the rows of both; of different ones the later, and lists the other as a conflict",
+        "      keeps the rows of both; of two different values one, and lists the other as a conflict",
         f"  {command} --adopt",
         f"      puts this file aside under another name and takes the rows of {found['device']}",
     ):
@@ -274,7 +280,7 @@ def resume(session: Session, name: ShareArgument, *, as_json: Json = False) -> N
 def rescan(session: Session, name: ShareArgument, *, as_json: Json = False) -> None:
     """Look at everything in a share again; returns when that is done."""
     share: ShareStatus = session.client.post("/v1/shares/rescan", name=name)
-    said = f"{escape(share['name'])} is scanned: {count(share['items'], 'item')}, {size(share['bytes'])}."
+    said = f"{escape(share['name'])} is scanned: {amount(share)}."
     report(share, said, as_json=as_json)
 
 

@@ -9,7 +9,7 @@ from p2psync.escape import escape
 from p2psync.render import Paper, ago, count, size, span
 from p2psyncd.control.messages import Attention, PeerStatus, ShareStatus, Status
 
-__all__ = ["attention", "changes", "status_lines"]
+__all__ = ["amount", "attention", "changes", "quote", "status_lines"]
 
 LINKS_SHOWN = 3
 NAMES_SHOWN = 4
@@ -66,7 +66,7 @@ def share_lines(share: ShareStatus, paper: Paper) -> list[str]:
     mode = "" if share["mode"] == "send-receive" else f", {share['mode']}"
     lines = [
         f"  {paper.style(share['name'], 'bold')}  {state}  {escape(share['path'])} ({share['kind']}{mode})",
-        f"    {count(share['items'], 'item')}, {size(share['bytes'])}{need(share)}",
+        f"    {amount(share)}{need(share)}",
     ]
     if share["need_items"] and share["state"] == "syncing":
         lines.append(f"    {progress(share, paper)}")
@@ -85,10 +85,19 @@ def hard_links(share: ShareStatus) -> str:
     return f"hard links, each name synced as a file of its own: {'; '.join(shown)}{more}"
 
 
+def amount(share: ShareStatus) -> str:
+    """Return how much a share holds: a database's rows have no content apart."""
+    if share["kind"] == "database":
+        return count(share["items"], "item")
+    return f"{count(share['items'], 'item')}, {size(share['bytes'])}"
+
+
 def need(share: ShareStatus) -> str:
     """Return what is missing here, if anything is."""
     if not share["need_items"]:
         return ""
+    if share["kind"] == "database":
+        return f"; needs {count(share['need_items'], 'item')}"
     return f"; needs {count(share['need_items'], 'item')}, {size(share['need_bytes'])}"
 
 
@@ -165,7 +174,7 @@ def facts(status: Status) -> dict[str, str]:
         state = "connected" if peer["connected"] else "paused" if peer.get("paused") else "away"
         found[escape(f"device {peer['name']}")] = state
     for share in status["shares"]:
-        parts = [f"{share['state']}, {count(share['items'], 'item')}, {size(share['bytes'])}{need(share)}"]
+        parts = [f"{share['state']}, {amount(share)}{need(share)}"]
         if share["conflicts"]:
             parts.append(count(share["conflicts"], "conflict"))
         if share["errors"]:

@@ -92,30 +92,42 @@ class DatabaseDesk:
         state = state_of(item)
         name = row_name(item.key, places.moved.get(item.key, ()))
         columns = list(dict.fromkeys(column for one in state.losers for column in one.cells))
-        times = [one.stamp.hlc for one in state.losers]
-        gone = not state.live
+        losers = tuple(self.loser_side(one, name) for one in state.losers)
         return FoundConflict(
             id=self.id_of(item.key),
             key=item.key,
-            item=name if gone else f"{name} {', '.join(columns)}",
+            item=f"{name} {', '.join(columns)}" if state.live else name,
             winner=self.winner_of(item, state, name, columns),
-            losers=tuple(self.loser_side(one, name) for one in state.losers),
+            losers=losers,
             handles=tuple(handle(item.key, one.stamp) for one in state.losers),
-            since_us=min(times),
+            since_us=min(one.written_us for one in losers),
         )
 
     def winner_of(self, item: Item, state: RowState, name: str, columns: list[str]) -> Side:
         """Return what a row is now: deleted, or the columns that others lost to."""
         if not state.live:
-            return side(Stamp(item.hlc, *item.dot), where=f"{name} deleted", place="deleted")
+            return self.side(Stamp(item.hlc, *item.dot), where=f"{name} deleted", place="deleted")
         text = cells_text(state.cells, columns)
         stamp = latest(state, columns) or Stamp(item.hlc, *item.dot)
-        return side(stamp, where=f"{name} {text}", place=text)
+        return self.side(stamp, where=f"{name} {text}", place=text)
 
     def loser_side(self, loser: Loser, name: str) -> Side:
         """Return what one write set, and lost."""
         text = cells_text(loser.cells)
-        return side(loser.stamp, where=f"{name} {text}", place=text)
+        return self.side(loser.stamp, where=f"{name} {text}", place=text)
+
+    def side(self, stamp: Stamp, *, where: str, place: str) -> Side:
+        """Return one version of a conflict; nobody knows who wrote what was there before the share was, and when."""
+        baseline = stamp.actor == ACTOR0
+        written_us = self.share.record.added_us if baseline else stamp.hlc
+        return Side(
+            actor=None if baseline else ActorId(stamp.actor),
+            by=BEFORE_SHARING if baseline else "",
+            time=time_text(written_us),
+            where=where,
+            place=place,
+            written_us=written_us,
+        )
 
     def yielded(self, item: Item, winner: Item, places: Places) -> FoundConflict:
         """Return a row that is not shown because another row has its UNIQUE value."""
@@ -127,13 +139,13 @@ class DatabaseDesk:
             id=self.id_of(b"yielded " + item.key),
             key=item.key,
             item=f"{name} {', '.join(columns)}".rstrip(),
-            winner=side(
+            winner=self.side(
                 latest(theirs, columns) or Stamp(winner.hlc, *winner.dot),
                 where=f"{other} {cells_text(theirs.cells, columns or None)}",
                 place=f"{other}: {cells_text(theirs.cells)}",
             ),
             losers=(
-                side(
+                self.side(
                     latest(ours, columns) or Stamp(item.hlc, *item.dot),
                     where=f"{name} {text}",
                     place=f"{name}: {cells_text(ours.cells)}",
@@ -286,19 +298,6 @@ class DatabaseDesk:
                 fine="the file is watched",
             ),
         ]
-
-
-def side(stamp: Stamp, *, where: str, place: str) -> Side:
-    """Return one version of a conflict."""
-    baseline = stamp.actor == ACTOR0
-    return Side(
-        actor=None if baseline else ActorId(stamp.actor),
-        by=BEFORE_SHARING if baseline else "",
-        time=time_text(stamp.hlc),
-        where=where,
-        place=place,
-        written_us=stamp.hlc,
-    )
 
 
 def latest(state: RowState, columns: list[str]) -> Stamp | None:
