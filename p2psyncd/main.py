@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -28,6 +29,9 @@ from p2psyncd.errors import ConfigError, P2psyncError
 __all__ = ["SystemClock", "main"]
 
 log = logging.getLogger("p2psyncd")
+
+# New objects that are still there, before Python looks for cycles (its own default: 700).
+GARBAGE_OBJECTS = 100_000
 
 
 class SystemClock:
@@ -143,6 +147,16 @@ async def run_daemon(supervisor: Supervisor) -> None:
         nursery.cancel_scope.cancel()
 
 
+def collect_seldom() -> None:
+    """Have Python look for cycles after many more new objects than it does by default.
+
+    What a batch of items is made of has none, and looking at all of it again and again took a third of the time
+    in which rows are applied. What trio leaves in cycles is little.
+    """
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
+
+
 def first_error(error: BaseException) -> P2psyncError | None:
     """Return the first error of ours in a group, however deep."""
     if isinstance(error, P2psyncError):
@@ -173,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 entropy=secrets.token_bytes,
                 notifier=Notifier(os.environ),
             )
+            collect_seldom()
             trio.run(run_daemon, supervisor)
     except (P2psyncError, BaseExceptionGroup) as error:
         ours = first_error(error)
