@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import Stored
 from p2psyncd.sources.database.edits import Edits
-from p2psyncd.sources.database.keys import FRESH_MIN, unpack_key
+from p2psyncd.sources.database.keys import FRESH_MIN, pack_key, unpack_key
 from p2psyncd.sources.database.prepare import Prepared
 from p2psyncd.sources.database.resolve import (
     Claim,
@@ -42,7 +42,7 @@ from p2psyncd.sources.database.show import (
     key_values,
     natural,
 )
-from p2psyncd.sources.database.values import Cell, Value, row_hash, same_cell
+from p2psyncd.sources.database.values import Cell, Ref, Value, row_hash, same_cell
 
 __all__ = ["Planner"]
 
@@ -148,7 +148,9 @@ class Planner:
     def named(self, row: Row, item: Item) -> Place:
         """Return the key values that a row's key names, or, where it has only their hash, its cells."""
         if row.born:
-            return row.born
+            return tuple(
+                map(self.shown_part, ((row.table.name, column) for column in row.table.pk), row.at.pk)
+            )
         return key_values(row.table, state_of(item).cells) or ()
 
     def look_for_occupant(self, row: Row, item: Item) -> None:
@@ -171,6 +173,12 @@ class Planner:
         row.troubled = hinted or not equal
         if equal and not (hinted and row.at.birth):
             row.place, row.values = place, values
+
+    def shown_part(self, column: tuple[str, str], part: Cell) -> Value:
+        """Return what a part of a key is shown as now: a reference has the number that its row has."""
+        if isinstance(part, Ref) and (root := self.constraints.roots.get(column)) is not None:
+            return self.number_now(pack_key(root, (part.pk,), part.birth))
+        return as_value(part)
 
     # Deciding
 

@@ -336,4 +336,21 @@ def canonical_place(table: Table, place: Place) -> Place:
 
 def place_of(places: Places, table: Table, key: bytes, cells: Mapping[str, Cell]) -> Place | None:
     """Return the key values under which an applied row is shown (not whether it is)."""
-    return places.moved.get(key) or key_values(table, cells)
+    place = places.moved.get(key) or key_values(table, cells)
+    if place is None or key in places.moved:
+        return place
+    return tuple(
+        shown_part(places, table, column, cells[column], value)
+        for column, value in zip(table.pk, place, strict=True)
+    )
+
+
+def shown_part(places: Places, table: Table, column: str, cell: Cell, value: Value) -> Value:
+    """Return what a part of a key is shown as: a reference has the number that its row has."""
+    if isinstance(cell, Ref):
+        for foreign in table.foreign_keys:
+            parent = pack_key(foreign.parent, (cell.pk,), cell.birth)
+            parent = places.held.get(parent) or parent
+            if column in foreign.columns and parent in places.moved:
+                return places.moved[parent][0]
+    return value

@@ -105,6 +105,26 @@ def test_children_follow_a_parent_that_gets_another_number(pair: Pair) -> None:
     assert sorted(a.run(whose))[1] == ("Bob", "of Bob", "still here")
 
 
+def test_a_row_that_shares_the_key_of_a_parent_with_another_number_can_be_changed_everywhere(
+    pair: Pair,
+) -> None:
+    a, b = pair(
+        "CREATE TABLE person(id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE profile(person INTEGER PRIMARY KEY REFERENCES person(id), motto TEXT)"
+    )
+    a.run("INSERT INTO person VALUES (1, 'Ada')", "INSERT INTO profile VALUES (1, 'of Ada')")
+    b.run("INSERT INTO person VALUES (1, 'Bob')")
+    exchange(a, b)
+    a.run("INSERT INTO profile SELECT id, 'of Bob' FROM person WHERE name = 'Bob'")
+    exchange(a, b)
+    b.run("UPDATE profile SET motto = 'still of Bob' WHERE motto = 'of Bob'")
+    exchange(a, b)
+    a.run("DELETE FROM profile WHERE motto = 'of Ada'")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert a.run("SELECT name, motto FROM person JOIN profile ON person = id") == [("Bob", "still of Bob")]
+
+
 def test_a_reference_to_a_row_that_is_held_shows_the_row_it_is_held_for(pair: Pair) -> None:
     a, b = pair(
         "CREATE TABLE tag(id INTEGER PRIMARY KEY, name TEXT UNIQUE);"
@@ -321,6 +341,20 @@ def test_a_kill_at_any_step_of_an_apply_loses_nothing_doubles_nothing_and_echoes
     assert sorted(a.run("SELECT mail FROM person")) == [("x",), ("y",), ("z",)]
     assert len(a.run("SELECT 1 FROM card JOIN person ON card.person = person.id")) == 4
     assert a.source.applier.places.held == b.source.applier.places.held
+
+
+def test_a_newer_version_that_came_before_a_kill_is_not_taken_for_the_one_that_was_applied(
+    pair: Pair,
+) -> None:
+    a, b = pair(PEOPLE)
+    a.run("INSERT INTO people VALUES (1, 'Ada', 36)")
+    exchange(a, b)
+    a.run("UPDATE people SET age = 37")
+    a.scan()
+    b.receive(a.items())
+    b.open()
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"people": ["(1, 'Ada', 37)"]}
 
 
 def test_a_local_edit_that_is_not_captured_yet_is_not_overwritten(pair: Pair) -> None:
