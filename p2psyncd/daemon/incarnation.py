@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # The dot keeps them apart from the settings that a source keeps in the state.
 PLACE, BOOT, RUNNING, BASE, ACKNOWLEDGED = ".place", ".boot", ".running", ".base", ".acknowledged"
+FIRST, MET = ".first", ".met"
 NONCE_BYTES = 8
 NUMBER_BYTES = 8
 MACHINE_ID = Path("/etc/machine-id")
@@ -62,6 +63,13 @@ class Incarnation:
         self.base = base
         self.mint = mint
         self.acknowledged = False
+        self.met = False
+
+    def meet(self) -> None:
+        """Note that a peer knows of this opening: the next ones are held against what it has from us; blocks."""
+        if not self.met:
+            self.store.set_setting(MET, b"1")
+            self.met = True
 
     def acknowledge(self) -> None:
         """Note that a peer has met this opening and agreed; blocks."""
@@ -72,6 +80,7 @@ class Incarnation:
         """Note that another actor goes on from here; blocks."""
         self.base = -1
         self.store.set_setting(BASE, b"-1")
+        self.store.set_setting(MET, b"1")
 
     def close(self) -> None:
         """Note that the state ends whole; blocks, in the last durable transaction."""
@@ -102,7 +111,12 @@ def begin(
             log.warning("actor_renewed reason=%s", why)
             store.renew_actor(mint())
         written = store.knowledge().get(store.actor(), -1)
-        now = Boot(number=number + 1, nonce=entropy(NONCE_BYTES), started=written + 1)
+        if why or not last or store.setting(MET):
+            # Of several openings that nobody met the first one counts: what they wrote says nothing about it.
+            store.set_setting(FIRST, b"%d" % (written + 1))
+        started = int(store.setting(FIRST) or b"%d" % (written + 1))
+        now = Boot(number=number + 1, nonce=entropy(NONCE_BYTES), started=started)
+        store.set_setting(MET, b"")
         if why or not last or store.setting(ACKNOWLEDGED):
             store.set_setting(BASE, b"%d" % written)
         store.set_setting(ACKNOWLEDGED, b"")

@@ -362,7 +362,7 @@ class Replica:
                     await self.renew("another device goes by the same actor")
                     return
                 theirs = unpack_vector(message.knowledge).get(actor, -1)
-                await self.step(lambda: self.note_boot(message))
+                await self.step(lambda: self.greet(message))
             case Know() | Done():
                 theirs = unpack_vector(message.knowledge).get(actor, -1)
             case Delta():
@@ -371,6 +371,16 @@ class Replica:
                 return
         if theirs > self.standing.knowledge.get(actor, -1):
             await self.renew("another device knows more of this one's writes than it does itself")
+
+    def greet(self, hello: Hello) -> None:
+        """Note a peer's opening of its state, and that it has met ours; blocks.
+
+        Raises:
+            StateForked: The peer's is an older one, or a copy.
+        """
+        self.note_boot(hello)
+        if self.incarnation is not None:
+            self.incarnation.meet()
 
     def note_boot(self, hello: Hello) -> None:
         """Hold a peer's opening of its state against the last one that was met, and remember it; blocks.
