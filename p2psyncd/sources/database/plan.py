@@ -177,7 +177,7 @@ class Planner:
     def shown_part(self, column: tuple[str, str], part: Cell) -> Value:
         """Return what a part of a key is shown as now: a reference has the number that its row has."""
         if isinstance(part, Ref) and (root := self.constraints.roots.get(column)) is not None:
-            return self.number_now(pack_key(root, (part.pk,), part.birth))
+            return self.places.number(pack_key(root, (part.pk,), part.birth))
         return as_value(part)
 
     # Deciding
@@ -273,13 +273,10 @@ class Planner:
     def grow_clashes(self, row: Row) -> None:
         """Take in the rows that have not the first of their fresh numbers: one may be free now."""
         for key, place in self.places.moved.items():
-            if key in self.rows:
-                continue
             at = unpack_key(key)
-            if at.table == row.table.name and at.birth:
-                other = Row(key, at, row.table, None, None, born=natural(at))
-                if fresh_place(other, 0) != place:
-                    self.add(key, row)
+            other = Row(key, at, row.table, None, None, born=natural(at))
+            if at.table == row.table.name and at.birth and fresh_place(other, 0) != place:
+                self.add(key, row)
 
     def claims_of_held(self, table: str) -> dict[Claim, list[bytes]]:
         """Return the rows of a table that are held, and that the plan does not have yet, by the values that they want."""
@@ -327,13 +324,7 @@ class Planner:
         """Return what a cell is shown as while references are as they are now, but mean what they will mean."""
         root = self.constraints.roots.get((table, column))
         parent = parent_of(root, cell) if root is not None else None
-        return as_value(cell) if parent is None else self.number_now(self.resolved(parent))
-
-    def number_now(self, key: bytes) -> Value:
-        """Return the number under which a row is shown before the plan is carried out."""
-        key = self.places.held.get(key) or key
-        place = self.places.moved.get(key) or natural(unpack_key(key))
-        return place[0]
+        return as_value(cell) if parent is None else self.places.number(self.resolved(parent))
 
     def number_then(self, key: bytes) -> Value:
         """Return the number under which a row will be shown, or the row that it is held for."""
@@ -345,7 +336,7 @@ class Planner:
 
     def means_another(self, row: Row) -> bool:
         """Return whether references to a row will be shown otherwise."""
-        return self.number_now(row.key) != self.number_then(row.key) or self.resolved(row.key) != (
+        return self.places.number(row.key) != self.number_then(row.key) or self.resolved(row.key) != (
             self.places.held.get(row.key) or row.key
         )
 
@@ -353,7 +344,7 @@ class Planner:
         """Take in the children of a row whose number changes."""
         if not self.constraints.births[row.table.name] or not self.means_another(row):
             return
-        now, then = self.number_now(row.key), self.number_then(row.key)
+        now, then = self.places.number(row.key), self.number_then(row.key)
         if self.grown.get(row.key) == (now, then, self.resolved(row.key)):
             return
         self.grown[row.key] = (now, then, self.resolved(row.key))

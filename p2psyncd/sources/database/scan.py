@@ -185,6 +185,9 @@ class Scanner:
         birth = self.born.get((parent, value))
         if birth is not None:
             return Ref(value, birth)
+        meant = self.identities.reference(table, column, value)
+        if meant is not None:
+            return meant
         key = self.identities.at(self.schema.tables[parent], (value,))
         if key is None:
             return value

@@ -122,6 +122,11 @@ class Places:
             self.stand_ins.setdefault(winner, set()).add(key)
         self.births.setdefault((at.table, natural(at)), set()).add(key)
 
+    def number(self, key: bytes) -> Value:
+        """Return the number under which a row of a table with births is shown, or the row that it is held for."""
+        key = self.held.get(key) or key
+        return (self.moved.get(key) or natural(unpack_key(key)))[0]
+
     def update(self, changes: Mapping[bytes, Place | bytes | None]) -> None:
         """Note changes: a place, a winner (held), or None (nothing to remember)."""
         for key in changes:
@@ -228,20 +233,35 @@ class Identities:
         candidates = [plain]
         parts: list[Cell] = list(place)
         for index, column in enumerate(table.pk):
-            parent = self.roots.get((table.name, column))
-            if parent is None or not isinstance(place[index], int):
-                continue
-            key = self.at(self.schema.tables[parent], (place[index],))
-            if key is not None:
-                at = unpack_key(key)
-                if at.birth and isinstance(at.pk[0], int):
-                    parts[index] = Ref(at.pk[0], at.birth)
+            meant = self.reference(table, column, place[index])
+            if meant is not None:
+                parts[index] = meant
         if parts != list(place):
             candidates.insert(0, pack(table, tuple(parts)))
         for key in candidates:
             if self.is_shown(key):
                 return key
         return self.dangling(table, canonical)
+
+    def reference(self, table: Table, column: str, value: Value) -> Ref | None:
+        """Return the row with a birth that a column's value means here; None if it means none."""
+        root = self.roots.get((table.name, column))
+        if root is None or type(value) is not int:
+            return None
+        for foreign in table.foreign_keys:
+            parent = self.schema.tables.get(foreign.parent)
+            if foreign.columns == (column,) and parent is not None and parent.name not in {root, table.name}:
+                # A table that extends another: a row of it may be shown with the number of a row that its own
+                # is held for.
+                key = self.at(parent, (value,)) if foreign.parent_columns == parent.pk else None
+                part = next(iter(unpack_key(key).pk), None) if key is not None else None
+                if isinstance(part, Ref):
+                    return part
+        key = self.at(self.schema.tables[root], (value,))
+        at = unpack_key(key) if key is not None else None
+        if at is None or not at.birth or not isinstance(at.pk[0], int):
+            return None
+        return Ref(at.pk[0], at.birth)
 
     def born(self, table: Table, number: int) -> bytes | None:
         """Return which of the rows that were born with a number has it."""

@@ -458,3 +458,21 @@ def test_a_value_that_is_unique_among_some_rows_only_is_given_to_one_of_them(pai
     exchange(a, b)
     there = ["(1, 1, 'A1', 0)", "(3, 1, 'B1', 1)", "(4, 1, 'a2', 0)", "(5, 1, 'B3', 0)"]
     assert a.tables()["phone"] == b.tables()["phone"] == there
+
+
+def test_a_reference_to_what_is_shown_with_a_parents_number_means_that_and_not_the_parent(pair: Pair) -> None:
+    a, b = pair(
+        "CREATE TABLE person(id INTEGER PRIMARY KEY, mail TEXT UNIQUE);"
+        "CREATE TABLE profile(person INTEGER PRIMARY KEY REFERENCES person(id) ON DELETE CASCADE);"
+        "CREATE TABLE extra(id INTEGER PRIMARY KEY, profile INTEGER REFERENCES profile(person) ON DELETE CASCADE)"
+    )
+    a.run("INSERT INTO person VALUES (1, 'x')")
+    b.run("INSERT INTO person VALUES (2, 'x')", "INSERT INTO profile VALUES (2)")
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"person": ["(1, 'x')"], "profile": ["(1,)"], "extra": []}
+    a.run("INSERT INTO extra VALUES (1, 1)")
+    exchange(a, b)
+    b.run("UPDATE person SET mail = 'y' WHERE id = 1")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert a.tables() == {"person": ["(1, 'y')", "(2, 'x')"], "profile": ["(2,)"], "extra": ["(1, 2)"]}
