@@ -163,7 +163,7 @@ class FolderDesk:
                 f"databases in {name}",
                 f"in use by a program: {', '.join(in_use[:DATABASES_NAMED])}" if in_use else "",
                 "Peers get snapshots of it, and their changes wait until it is closed here: "
-                "close the program, or leave the file out with .p2psyncignore and share it as a database",
+                "close the program, or move the file out of this folder and share it as a database",
                 fine="no SQLite file is in use",
             ),
         ]

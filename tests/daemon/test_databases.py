@@ -457,6 +457,14 @@ async def test_a_backup_in_the_place_of_a_database_holds_the_share_until_somebod
     assert read(here) == read(there) == [old, BOB]
 
 
+async def test_a_database_that_went_back_can_catch_up(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    _old, new = await gone_back(shared)
+    await maple.backend.share_approve("app", catch_up=True)
+    await settle(maple, willow)
+    assert read(here) == read(there) == [new]
+
+
 async def test_a_database_that_is_gone_holds_the_share_and_goes_on_when_it_is_back(shared: Shared) -> None:
     maple, willow, here, there = shared
     here.rename(maple.folder / "elsewhere.db")
@@ -563,3 +571,16 @@ async def test_a_locked_database_can_be_forgotten_by_force(shared: Shared) -> No
     await maple.running("again").detect()
     await maple.backend.share_remove("again")
     assert read(here, "SELECT name FROM sqlite_schema WHERE name LIKE '\\_p2p%' ESCAPE '\\'") == []
+
+
+async def test_a_database_in_a_shared_folder_is_refused_and_the_other_way_round(lab: Lab) -> None:
+    maple = await lab.daemon("maple")
+    folder = maple.make("f")
+    here = make(maple, ANN, name="f/app.db")
+    await add(maple, folder, name="f")
+    with pytest.raises(NestedShare):
+        await add(maple, here)
+    await maple.backend.share_remove("f")
+    await add(maple, here)
+    with pytest.raises(NestedShare):
+        await add(maple, folder, name="f")
