@@ -493,6 +493,12 @@ class Replica:
         surprised = [o.key for o in outcomes if isinstance(o, Surprised)]
         if surprised:
             await self.look(surprised)
+            if self.source.whole:
+                # Most were touched and recorded a moment ago. Now that they were looked at, nothing is in the way.
+                waiting = set(surprised)
+                again = [pending for pending in batch if pending.item.key in waiting]
+                outcomes = [o for o in outcomes if not isinstance(o, Surprised)]
+                outcomes += await self.step(lambda: self.apply_now(again))
         unsettled = [o.key for o in outcomes if isinstance(o, Surprised | Failed)]
         return unsettled, {o.key: o.reason for o in outcomes if isinstance(o, Failed)}
 

@@ -15,6 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "simulation"))
 
 from daemons import Daemon, Lab, connect
 from group import Group
+from tables import Tables
+
+NEVER_S = 1e9
 
 
 @pytest.fixture
@@ -38,6 +41,13 @@ async def two(lab: Lab) -> tuple[Daemon, Daemon]:
 def pair(two: tuple[Daemon, Daemon]) -> Group:
     """Two paired devices, about to share a folder `f`."""
     return Group(list(two))
+
+
+@pytest.fixture
+def book(two: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch) -> Tables:
+    """Two paired devices, about to share a database `app`; nothing may have to wait until it is tried again."""
+    monkeypatch.setattr("p2psyncd.daemon.applier.RETRY_S", NEVER_S)
+    return Tables(list(two))
 
 
 @pytest.fixture
