@@ -71,7 +71,7 @@ class ShareStorage(Protocol):
     """Everything of one share that must survive a restart."""
 
     def transaction(self, *, durable: bool = False) -> AbstractContextManager[None]:
-        """Make all writes inside the block one step: written as a whole or not at all; nests.
+        """Make all writes inside the block one step: written as a whole or not at all, also with those around it.
 
         Args:
             durable: Do not return before not even a power cut can undo it.

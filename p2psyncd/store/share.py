@@ -50,9 +50,8 @@ class ShareStore(ShareReader):
         self.is_conflict = is_conflict
         self.received_us = received_us
         self.refs = Refs(database)
-        # Key hashes whose part of the trie is not refreshed yet, and all that this transaction touched.
+        # Key hashes whose part of the trie is not refreshed yet.
         self.dirty: set[bytes] = set()
-        self.touched: set[bytes] = set()
         # Reading every item once also finds most of what a damaged disk can do to the file.
         self.counts = Counts.of(database.row(COUNTS))
         self.last_arrival: int = database.row("SELECT coalesce(max(arrived), 0) FROM items")[0]
@@ -110,43 +109,30 @@ class ShareStore(ShareReader):
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
-        """Make all writes inside the block one step: written as a whole or not at all; nests.
+        """Make all writes inside the block one step: written as a whole or not at all.
+
+        A block inside another one is a part of that: if it raises, the whole is not written.
 
         Args:
             durable: Do not return before it is on the disk. Without it a power cut may undo the
                 last transactions, never a part of one. Counts for the outermost block only.
         """
+        if self.database.depth:
+            with self.database.transaction(durable=durable):
+                yield
+            return
         counts, last_arrival = self.counts, self.last_arrival
         try:
-            with self.database.transaction(durable=durable) as outermost:
+            with self.database.transaction(durable=durable):
                 yield
-                if outermost:
-                    self.refresh_trie()
+                self.refresh_trie()
         except BaseException:
             self.counts, self.last_arrival = counts, last_arrival
             self.refs.reload()
             self.actors.clear()
             self.nodes.unwritten = []
-            # A refresh inside the block is undone too; what an outer block wrote is still to be done.
-            self.dirty = set(self.touched) if self.database.depth else set()
+            self.dirty = set()
             raise
-        finally:
-            if not self.database.depth:
-                self.touched = set()
-
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Make the block a part of the transaction that is open, or one of its own if none is.
-
-        Unlike an inner transaction it cannot be undone alone, and costs nothing: inside a savepoint, SQLite keeps for
-        every single statement what would undo it, until the savepoint is released (16 times the time of `settle`).
-        """
-        if self.database.depth:
-            with self.database.joined():
-                yield
-        else:
-            with self.transaction():
-                yield
 
     def refresh_trie(self) -> None:
         """Bring the trie up to date with the items."""
@@ -159,7 +145,7 @@ class ShareStore(ShareReader):
     def put(self, rows: Iterable[Stored]) -> None:
         """Insert or replace items as *applied* (live with a state, or tombstones) and drop their pending rows."""
         newest = {stored.item.key: stored for stored in rows}
-        with self.step():
+        with self.transaction():
             self.insert(
                 newest, ((stored.item, 0, stored.item.kind, stored.state, "") for stored in newest.values())
             )
@@ -167,7 +153,7 @@ class ShareStore(ShareReader):
     def put_pending(self, rows: Iterable[Pending]) -> None:
         """Insert or replace items that are known but not applied; `base` says what is applied instead."""
         newest = {row.item.key: row for row in rows}
-        with self.step():
+        with self.transaction():
             self.insert(
                 newest,
                 (
@@ -242,7 +228,6 @@ class ShareStore(ShareReader):
             )
         self.last_arrival = arrived
         self.dirty.update(hashes)
-        self.touched.update(hashes)
         return found
 
     def counted(self, keys: list[bytes]) -> Counts:
@@ -255,7 +240,7 @@ class ShareStore(ShareReader):
 
     def set_state(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Note new states (key, state) of what is applied and whose version did not change."""
-        with self.step():
+        with self.transaction():
             self.database.run_many(
                 "UPDATE items SET disk_state = ? WHERE key = ? AND disk_kind <> 0",
                 [(state, key) for key, state in rows],
@@ -265,7 +250,7 @@ class ShareStore(ShareReader):
         """Mark pending items (key, dot, state) as applied; rows whose dot is no longer the newest are left alone."""
         get = self.refs.get
         values = [(state, key, get(dot.actor, 0), dot.seq) for key, dot, state in rows]
-        with self.step():
+        with self.transaction():
             settled = self.database.run_many(
                 "UPDATE items SET pending = 0, disk_kind = kind, disk_state = iif(kind, ?, x''), failed = ''"
                 " WHERE key = ? AND actor = ? AND seq = ? AND pending = 1 RETURNING key, kind, size",
@@ -282,7 +267,7 @@ class ShareStore(ShareReader):
 
     def fail(self, rows: Iterable[tuple[bytes, str]]) -> None:
         """Note why applying pending items (key, reason) failed; an empty reason clears it."""
-        with self.step():
+        with self.transaction():
             self.database.run_many(
                 "UPDATE items SET failed = ? WHERE key = ? AND pending = 1",
                 [(storable(reason), key) for key, reason in rows],
@@ -359,7 +344,7 @@ class ShareStore(ShareReader):
 
     def lower_knowledge(self, actor: ActorId, seq: int) -> None:
         """Set what K says of an actor back (-1: to nothing): what it claimed above that is not true."""
-        with self.step():
+        with self.transaction():
             place = (self.refs[actor], seq)
             known = self.database.found(
                 "DELETE FROM knowledge WHERE actor = ? AND seq > ? RETURNING seq", place
@@ -384,7 +369,7 @@ class ShareStore(ShareReader):
 
     def next_seq(self, now_us: int, count: int = 1) -> int:
         """Return the first of `count` fresh sequence numbers of this actor: max(last + 1, now); K follows."""
-        with self.step():
+        with self.transaction():
             ref = self.refs[self.actor()]
             row = self.database.found("SELECT seq FROM knowledge WHERE actor = ?", (ref,))
             first = now_us if row is None else max(row[0] + 1, now_us)
@@ -395,7 +380,7 @@ class ShareStore(ShareReader):
 
     def learn_actors(self, actors: Iterable[tuple[ActorId, DeviceId]]) -> None:
         """Remember which device actors belong to."""
-        with self.step():
+        with self.transaction():
             self.database.run_many(
                 "UPDATE actors SET device = ? WHERE ref = ?",
                 [(device, self.refs[actor]) for actor, device in actors],
@@ -424,7 +409,7 @@ class ShareStore(ShareReader):
 
     def put_chunk_list(self, digest: bytes, chunks: bytes) -> None:
         """Remember the packed chunk list of a content; the newest 2,000 or so are kept."""
-        with self.step():
+        with self.transaction():
             self.database.run("DELETE FROM chunks WHERE digest = ?", (digest,))
             self.database.run("INSERT INTO chunks (digest, list) VALUES (?, ?)", (digest, chunks))
             self.database.run(

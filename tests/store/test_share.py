@@ -503,20 +503,27 @@ def test_a_transaction_that_raises_leaves_nothing(store: ShareStore, share: Any)
     assert store.root() == store.rebuilt_root()
 
 
-def test_an_inner_transaction_that_raises_leaves_the_outer_whole(store: ShareStore, share: Any) -> None:
+def test_after_an_inner_transaction_that_raised_nothing_of_the_outer_is_written(
+    store: ShareStore, share: Any
+) -> None:
+    store.put([stored(share.item(b"before", 1))])
 
     def work() -> None:
-        store.put([stored(share.item(b"undone%d" % n, n + 100)) for n in range(50)])
-        assert store.totals().items == 100
+        store.put([stored(share.item(b"inner%d" % n, n + 100)) for n in range(50)])
         store.root()  # Refreshes the trie, which the rollback undoes.
 
-    with store.transaction():
-        store.put([stored(share.item(b"kept%d" % n, n + 1)) for n in range(50)])
-        undone(store, work)
-        store.put([stored(share.item(b"more", 500))])
-    assert store.totals().items == 51
+    def both() -> None:
+        with store.transaction():
+            store.put([stored(share.item(b"outer%d" % n, n + 2)) for n in range(50)])
+            undone(store, work)
+
+    with pytest.raises(RuntimeError, match="none of it"):
+        both()
+    assert store.totals().items == 1
     assert store.root() == store.rebuilt_root()
-    assert len(log(store)) == 51
+    assert len(log(store)) == 1
+    store.put([stored(share.item(b"after", 500))])
+    assert store.root() == store.rebuilt_root()
 
 
 def test_a_durable_transaction_is_one_like_any_other(store: ShareStore) -> None:
