@@ -12,8 +12,10 @@ from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import DeviceId
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import ShareStorage
+from p2psyncd.daemon.copies import Copies, copies_of
 from p2psyncd.daemon.database_desk import DatabaseDesk
 from p2psyncd.daemon.kinds import LOOKS_ONLY, PROPAGATE, WITHOUT, Choice, Opened
+from p2psyncd.daemon.membership import members
 from p2psyncd.daemon.report import time_text
 from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import DatabaseUnavailable, ShareHeld, Undecided
@@ -32,15 +34,25 @@ __all__ = ["DatabaseKind"]
 
 log = logging.getLogger(__name__)
 
+MICROSECONDS = 1_000_000
+
 SCHEMA_KEYS = SCHEMA_TABLE.encode() + b"/"
 
 
 class DatabaseKind:
     """See `SourceKind`."""
 
-    def __init__(self, clock: Clock, device: DeviceId) -> None:
+    def __init__(self, clock: Clock, device: DeviceId, folder: Path | None = None) -> None:
+        """Begin.
+
+        Args:
+            clock: The wall clock.
+            device: This device.
+            folder: Where shares keep their state, and copies of databases lie; None: there are none.
+        """
         self.clock = clock
         self.device = device
+        self.folder = folder
 
     def is_conflict(self, item: Item) -> bool:
         """Return whether a row keeps what lost a conflict; that schemas differ is none: apps migrate their own."""
@@ -102,13 +114,15 @@ class DatabaseKind:
             without=without_of(settings),
             propagate_schema=bool(settings.get(PROPAGATE)),
             looks_only=bool(settings.get(LOOKS_ONLY)),
+            copy=self.arriving(record),
         )
+        copies = self.copies(record, source, catalogue)
 
         def held(sent: Callable[[int], None]) -> Held:
             return Held(
-                with_digest=lambda _: [],
+                with_digest=copies.with_digest if copies is not None else lambda _: [],
                 chunk_list=lambda _: None,
-                source=source,
+                source=copies if copies is not None else source,
                 chunker=no_chunks,
                 sent=sent,
                 has_room=lambda size: size <= free_bytes(path),
@@ -120,7 +134,24 @@ class DatabaseKind:
             directory=None,
             acceptable=is_acceptable,
             held=held,
+            copies=copies,
         )
+
+    def arriving(self, record: ShareRecord) -> Path | None:
+        """Return where the copy lies that a share begins with, or will lie; None if it is to begin with none."""
+        if self.folder is None or not members(record) or record.mode == "send-only":
+            return None
+        return copies_of(self.folder, record.id) / "first.db"
+
+    def copies(self, record: ShareRecord, source: DatabaseSource, catalogue: ShareReader) -> Copies | None:
+        """Return the copies of a share."""
+        if self.folder is None or source.looks_only:
+            return None
+        copies = Copies(
+            source, catalogue, copies_of(self.folder, record.id), lambda: self.clock.now_us() / MICROSECONDS
+        )
+        copies.tidy()
+        return copies
 
     def unmark(self, record: ShareRecord, source: LocalSource | None) -> None:
         """Take triggers, side tables and the mark out of the file; see `SourceKind`."""
@@ -142,8 +173,8 @@ def without_of(settings: Mapping[str, object]) -> Collection[str]:
 
 
 def no_chunks(reader: ContentReader) -> bytes:
-    """Never called: rows have no content apart."""
-    raise AssertionError(reader.size)
+    """Say that there are none: copies are fetched whole."""
+    raise OSError(f"{reader.size} bytes without chunks")
 
 
 def free_bytes(path: Path) -> int:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from p2psyncd.core.item import Draft, Item
 from p2psyncd.core.storage import ShareStorage
+from p2psyncd.daemon.copies import Copies
 from p2psyncd.daemon.desk import Desk
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.transfer import Held
@@ -38,6 +39,8 @@ class Opened:
     """Whether a key may name an item; pure."""
     held: Callable[[Callable[[int], None]], Held]
     """Returns what peers may fetch, given what counts it."""
+    copies: Copies | None = None
+    """Copies of the whole, for who has nothing yet; None: there are none."""
 
 
 class SourceKind(Protocol):

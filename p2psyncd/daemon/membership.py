@@ -60,6 +60,7 @@ def offers(shares: Iterable[RunningShare]) -> Offers:
                 items=share.replica.totals.items,
                 size=min(share.replica.totals.size, INT_MAX),
                 held=share.replica.phase in {Phase.HELD, Phase.ERROR},
+                copies=share.gives_copies,
             )
             for share in shares
             if share.replica.phase is not Phase.PAUSED

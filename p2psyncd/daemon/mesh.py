@@ -437,9 +437,9 @@ class Mesh:
             nursery.cancel_scope.cancel()
 
     def fetches_from(self, link: PeerLink) -> dict[ShareId, tuple[Applier, Held]]:
-        """Return the shares that have a session on a connection now."""
+        """Return the shares that have a session on a connection now, or are being copied over it."""
         possible = self.fetches(link.device)
-        return {share: possible[share] for share in link.drivers if share in possible}
+        return {share: possible[share] for share in {*link.drivers, *link.copied} if share in possible}
 
     async def accept_content(self, stream: TlsStream) -> None:
         """Attend to a content connection that a peer dialled."""

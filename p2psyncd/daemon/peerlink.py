@@ -32,6 +32,10 @@ from p2psyncd.wire.messages import (
     Pong,
     Refusal,
     Removed,
+    SnapshotMessage,
+    SnapshotReady,
+    SnapshotRefused,
+    SnapshotWanted,
     decode_message,
     encode_message,
 )
@@ -70,6 +74,10 @@ class PeerEvents(SessionEvents, Protocol):
 
     def content_wanted(self, device: DeviceId) -> None:
         """Dial a content connection on which the peer asks."""
+        ...
+
+    def copy_said(self, link: PeerLink, message: SnapshotMessage) -> None:
+        """Take in what a peer says of copies of databases."""
         ...
 
 
@@ -153,6 +161,8 @@ class PeerLink:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.offers: dict[ShareId, Offer] = {}
+        self.copied: set[ShareId] = set()
+        """Shares of which a copy may be fetched, in either direction, though there is no session of them."""
         self.said: tuple[Offers | None, Introductions | None] = (None, None)
         self.refresh = Signal()
         self.progressed: Callable[[], None] = lambda: None
@@ -286,6 +296,8 @@ class PeerLink:
                     self.events.introduced(self.device, message)
                 case OpenContent():
                     self.events.content_wanted(self.device)
+                case SnapshotWanted() | SnapshotReady() | SnapshotRefused():
+                    self.events.copy_said(self, message)
                 case Removed():
                     self.events.removed_by(self.device)
                     return
@@ -315,6 +327,6 @@ class PeerLink:
         self.scope.cancel()
 
 
-def shape(offers: Offers) -> list[tuple[ShareId, str, str, bool]]:
+def shape(offers: Offers) -> list[tuple[ShareId, str, str, bool, bool]]:
     """Return what makes offers worth sending again: not their counts."""
-    return [(offer.share, offer.name, offer.kind, offer.held) for offer in offers.offers]
+    return [(offer.share, offer.name, offer.kind, offer.held, offer.copies) for offer in offers.offers]

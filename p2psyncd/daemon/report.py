@@ -110,6 +110,8 @@ def session_troubles(mesh: Mesh, share: RunningShare) -> list[tuple[PeerState, s
 def share_state(share: RunningShare) -> tuple[ShareState, str | None]:
     """Return the state and the reason for it."""
     replica = share.replica
+    if share.arriving is not None:
+        return "syncing", "waiting: a copy of it is on its way from another device"
     match replica.phase:
         case Phase.READY:
             waiting = f"waiting: {share.waiting}" if share.waiting else None
@@ -198,7 +200,7 @@ def share_status(share: RunningShare, mesh: Mesh, rates: tuple[float, float]) ->
         bytes=totals.size,
         root=replica.standing.root.hex(),
         need_items=totals.pending_items,
-        need_bytes=totals.pending_size,
+        need_bytes=totals.pending_size + (share.arriving.missing if share.arriving is not None else 0),
         conflicts=share.desk.conflicts,
         errors=share_errors(share, mesh),
         peers=peers,

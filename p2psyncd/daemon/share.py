@@ -10,6 +10,7 @@ import trio
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.daemon.applier import Applier
+from p2psyncd.daemon.copies import Copies
 from p2psyncd.daemon.desk import Desk
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.memory import give_back_after_work
@@ -23,7 +24,7 @@ from p2psyncd.store.device import ShareRecord
 from p2psyncd.store.reading import ShareReader
 from p2psyncd.store.share import ShareStore
 
-__all__ = ["FILESYSTEM", "RunningShare"]
+__all__ = ["FILESYSTEM", "Arriving", "RunningShare"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,14 @@ class Hints:
         return dirty
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arriving:
+    """A whole copy of the share's data is on its way from a peer."""
+
+    missing: int = 0
+    """Bytes that are still to come, as far as is known."""
+
+
 class RunningShare:
     """One share; `run` is its life."""
 
@@ -75,6 +84,7 @@ class RunningShare:
         scan_interval_s: float,
         keep_house: Callable[[RunningShare], Awaitable[None]],
         on_change: Callable[[], None],
+        copies: Copies | None = None,
     ) -> None:
         self.record = record
         self.store = store
@@ -90,6 +100,8 @@ class RunningShare:
         self.scan_interval_s = scan_interval_s
         self.keep_house = keep_house
         self.on_change = on_change
+        self.copies = copies
+        self.arriving: Arriving | None = None
         self.hints = Hints(set(), set())
         self.hinted = Signal()
         self.later = Hints(set(), set())
@@ -169,6 +181,16 @@ class RunningShare:
     async def watching(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run the source's watch."""
         await self.replica.source.watch(self.notice, task_status=task_status)
+
+    @property
+    def gives_copies(self) -> bool:
+        """Whether peers may ask for copies of the whole now."""
+        return (
+            self.copies is not None
+            and not self.copies.source.awaiting
+            and self.replica.phase in {Phase.READY, Phase.SCANNING}
+            and not self.replica.undecided
+        )
 
     def notice(self, dirty: Dirty) -> None:
         """Take a hint."""

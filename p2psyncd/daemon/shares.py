@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,6 +17,7 @@ import trio
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.daemon.config import Config
+from p2psyncd.daemon.copies import copies_of
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.forgetting import forget_now_and_then
 from p2psyncd.daemon.incarnation import begin, place_of
@@ -68,6 +70,8 @@ class Shares:
         self.nursery: trio.Nursery | None = None
         self.sessions_of: Callable[[RunningShare], Sequence[SessionDriver]] = lambda share: ()
         """The open sessions of a share; whoever looks after the peers sets it."""
+        self.get_copy: Callable[[RunningShare], Awaitable[None]] = never_over
+        """Gets a whole copy of a share's data, where it waits for one, and looks after those that are given."""
         self.tell_lost: Callable[[RunningShare, bytes], None] = lambda share, key: None
         """Called when a version was given up because no device has its content."""
         self.changing = trio.Lock()
@@ -214,6 +218,7 @@ class Shares:
             scan_interval_s=self.config.scan_interval_s,
             keep_house=self.keep_house,
             on_change=self.on_change,
+            copies=opened.copies,
         )
 
     async def keep_house(self, share: RunningShare) -> None:
@@ -223,6 +228,7 @@ class Shares:
             return members(share.record) & {peer.device for peer in self.devices.peers()}
 
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.get_copy, share)
             nursery.start_soon(
                 partial(
                     forget_now_and_then,
@@ -271,6 +277,7 @@ class Shares:
         file = self.folder / f"{share.hex()}.db"
         for name in (file, file.with_name(file.name + "-wal"), file.with_name(file.name + "-shm")):
             name.unlink(missing_ok=True)
+        shutil.rmtree(copies_of(self.folder, share), ignore_errors=True)
 
     async def to_the_end(self, change: Callable[[], Awaitable[T]]) -> T:
         """Carry out one change of the table, after any other, even if the client who asked goes away.
@@ -298,3 +305,9 @@ class Shares:
         if not results:
             raise P2psyncError("The daemon is stopping")
         return results[0]
+
+
+async def never_over(share: RunningShare) -> None:
+    """Do nothing: nobody has said how copies are to be had."""
+    del share
+    await trio.sleep_forever()

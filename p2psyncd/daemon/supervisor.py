@@ -20,6 +20,7 @@ from p2psyncd.core.ids import DeviceId, ShareId, format_device_id, parse_device_
 from p2psyncd.daemon.admission import Admission
 from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.backend import DaemonBackend
+from p2psyncd.daemon.bootstrap import Bootstrap
 from p2psyncd.daemon.config import Config
 from p2psyncd.daemon.conflicts import tell_new
 from p2psyncd.daemon.database_share import DatabaseKind
@@ -29,6 +30,7 @@ from p2psyncd.daemon.journal import Journal
 from p2psyncd.daemon.membership import offers
 from p2psyncd.daemon.mesh import Mesh
 from p2psyncd.daemon.notify import Notifier
+from p2psyncd.daemon.peerlink import PeerLink
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.report import drivers_of
 from p2psyncd.daemon.share import RunningShare
@@ -44,7 +46,7 @@ from p2psyncd.net.pairing import PairedPeer, PairingHost
 from p2psyncd.net.policy import AddressPolicy
 from p2psyncd.sources.folder.history import HistoryLimits
 from p2psyncd.store.device import ADDRESSES_MAX, DeviceStore, PeerRecord
-from p2psyncd.wire.messages import Introduced, Introductions, Offers
+from p2psyncd.wire.messages import Introduced, Introductions, Offers, SnapshotMessage
 from p2psyncd.wire.pairing_messages import clean_name
 
 __all__ = ["Supervisor"]
@@ -99,7 +101,7 @@ class Supervisor:
             entropy=entropy,
             kinds={
                 "folder": FolderKind(clock, history_limits(config)),
-                "database": DatabaseKind(clock, self.identity.device),
+                "database": DatabaseKind(clock, self.identity.device, places.state_dir / "shares"),
             },
             on_change=self.shares_changed,
         )
@@ -127,6 +129,8 @@ class Supervisor:
         )
         self.shares.sessions_of = lambda share: [driver for _, driver in drivers_of(self.mesh, share)]
         self.shares.tell_lost = self.content_lost
+        self.bootstrap = Bootstrap(self.mesh, executor, lambda state: self.shares.for_device(state.record))
+        self.shares.get_copy = self.bootstrap.run
         self.before_pairing: dict[DeviceId, PeerRecord | None] = {}
         self.session_troubles: dict[tuple[DeviceId, ShareId], str] = {}
         """What was said last about a peer's session of a share."""
@@ -434,6 +438,10 @@ class Supervisor:
     def content_wanted(self, device: DeviceId) -> None:
         """Dial a content connection on which the peer asks."""
         self.mesh.content_wanted(device)
+
+    def copy_said(self, link: PeerLink, message: SnapshotMessage) -> None:
+        """Take in what a peer says of copies of databases."""
+        self.bootstrap.said(link, message)
 
 
 def history_limits(config: Config) -> HistoryLimits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from blake3 import blake3
 
@@ -14,10 +15,10 @@ from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.net.content import ContentClient, Readable
-from p2psyncd.sources.source import ContentReader, ContentWriter, Source
+from p2psyncd.sources.source import ContentReader, ContentWriter
 from p2psyncd.wire.content import CHUNK_ENTRY_BYTES
 
-__all__ = ["CannotStage", "Held", "NoRoom", "Provider", "Sent", "fetch_large", "fetch_small"]
+__all__ = ["CannotStage", "Contents", "Held", "NoRoom", "Provider", "Sent", "fetch_large", "fetch_small"]
 
 CHUNK_HASH_BYTES = 16
 # Tell the applier after this many small contents, so that applying overlaps with fetching.
@@ -34,13 +35,23 @@ class NoRoom(CannotStage):
     """What was to come is larger than what is left of the disk; what is smaller may still fit."""
 
 
+class Contents(Protocol):
+    """Where contents are staged and read; a `Source` is one."""
+
+    def reader(self, stored: Stored) -> ContentReader | None: ...  # noqa: D102  (see `sources.source.Source`)
+
+    def writer(self, digest: bytes, size: int) -> ContentWriter: ...  # noqa: D102
+
+    def put_content(self, digest: bytes, data: bytes) -> None: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What a peer may be given of one share, and how to find it; the calls block."""
 
     with_digest: Callable[[bytes], list[Stored]]
     chunk_list: Callable[[bytes], bytes | None]
-    source: Source
+    source: Contents
     chunker: Callable[[ContentReader], bytes]
     sent: Callable[[int], None]
     """Counts a content that was given away, by the bytes that were read of it."""
@@ -156,7 +167,7 @@ def fetch_small(
     client: ContentClient,
     share: ShareId,
     digests: Sequence[bytes],
-    source: Source,
+    source: Contents,
     note: Callable[[list[bytes]], None],
 ) -> list[bytes]:
     """Fetch small contents into staging; return the digests that the peer has not got.
