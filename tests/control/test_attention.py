@@ -27,6 +27,10 @@ def test_a_share_that_is_well_needs_nobody(share: Any) -> None:
     [
         ("900 of 1,000 items are gone", "p2psync share approve 'My Photos'"),
         ("it lies on another file system than before", "p2psync share approve 'My Photos'"),
+        (
+            "it is an older state; `p2psync share approve 'My Photos'` takes it as it is",
+            "p2psync share approve 'My Photos'",
+        ),
         ("it has no marker", "p2psync doctor"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import apsw
 
-from p2psyncd.errors import FolderMissing
+from p2psyncd.errors import FolderMissing, NotAFolder
 from p2psyncd.sources.database.file import DatabaseFile
 from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.schema import read_schema
@@ -29,7 +29,10 @@ def make_database(path: Path) -> bool:
 
     Raises:
         FolderMissing: Its folder is missing, or it cannot be made there.
+        NotAFolder: A folder is there.
     """
+    if path.is_dir():
+        raise NotAFolder(f"{path} is a folder, and the share is a database: give the path of a file")
     made = not path.exists()
     if not made and (not path.is_file() or path.stat().st_size):
         return False
@@ -51,7 +54,7 @@ def has_rows(path: Path, without: Collection[str] = ()) -> bool:
     Raises:
         DatabaseUnavailable: It is locked, damaged, encrypted, or no database.
     """
-    if not path.exists() or not path.stat().st_size:
+    if not path.is_file() or not path.stat().st_size:
         return False
     with DatabaseFile(path.resolve()).reading() as connection:
         schema = read_schema(connection, without=without)

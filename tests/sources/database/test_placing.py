@@ -7,7 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from p2psyncd.errors import DatabaseBusy, FolderMissing, NotADatabase
+from p2psyncd.errors import DatabaseBusy, FolderMissing, NotADatabase, NotAFolder
 from p2psyncd.sources.database.file import is_database
 from p2psyncd.sources.database.placing import clear, has_rows, make_database, put_aside
 
@@ -59,6 +59,8 @@ def test_a_database_is_made_where_there_is_none(tmp_path: Path) -> None:
     assert is_database(tmp_path / "empty.db")
     with pytest.raises(FolderMissing):
         make_database(tmp_path / "nowhere" / "new.db")
+    with pytest.raises(NotAFolder):
+        make_database(tmp_path)
 
 
 def test_what_is_there_is_left_alone(path: Path) -> None:
