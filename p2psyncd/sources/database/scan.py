@@ -224,6 +224,8 @@ class Scanner:
         listed = self.listed_rows(table)
         births = table.has_births(self.schema)
         first = table.name not in look.known
+        # A column that was renamed may keep its place in the order of the names: the state would be the same.
+        other_columns = self.has_other_columns(table, look)
         page: list[Sighting] = []
         for values in self.rows.all(table):
             place = tuple(values[column] for column in table.pk)
@@ -238,7 +240,7 @@ class Scanner:
                 page.append(
                     Sighting(table, place, values, state, key, b"" if first else self.listed(key), ms or 0)
                 )
-            elif entry[1] != state:
+            elif entry[1] != state or other_columns:
                 page.append(Sighting(table, place, values, state, *entry, hint.ms if hint is not None else 0))
             elif hint is not None:
                 self.agreed.append(hint)
@@ -346,7 +348,7 @@ class Scanner:
         assert one.values is not None
         names = sorted(one.values)
         changes: dict[str, Cell] = {}
-        if len(one.listed) == HASH_BYTES * len(names):
+        if len(one.listed) == HASH_BYTES * len(names) and not self.has_other_columns(one.table, look):
             for place, column in enumerate(names):
                 now = column_hash(one.values[column])
                 if now != one.listed[HASH_BYTES * place : HASH_BYTES * (place + 1)]:
@@ -366,6 +368,11 @@ class Scanner:
                 continue
             changes[column] = cell
         return changes, wanting
+
+    def has_other_columns(self, table: Table, look: Look) -> bool:
+        """Return whether a table has other columns than it had when it was looked at in full."""
+        known = look.known.get(table.name)
+        return known is not None and {column.name for column in table.columns} != set(known)
 
     def default(self, table: Table, column: str) -> Value:
         """Return what a column holds where nobody wrote it."""

@@ -476,3 +476,18 @@ def test_a_reference_to_what_is_shown_with_a_parents_number_means_that_and_not_t
     exchange(a, b)
     assert a.tables() == b.tables()
     assert a.tables() == {"person": ["(1, 'y')", "(2, 'x')"], "profile": ["(2,)"], "extra": ["(1, 2)"]}
+
+
+def test_a_column_renamed_on_one_device_after_the_other_ends_the_same_on_both(pair: Pair) -> None:
+    a, b = pair(PEOPLE)
+    a.run("INSERT INTO people VALUES (1, 'Ada', 36)")
+    exchange(a, b)
+    rename = "ALTER TABLE people RENAME COLUMN name TO nick"
+    b.run(rename)
+    exchange(a, b)
+    a.run("UPDATE people SET name = 'Ada L.'")
+    exchange(a, b)
+    a.run(rename)
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"people": ["(1, 'Ada L.', 36)"]}
+    assert a.scan() == b.scan() == 0
