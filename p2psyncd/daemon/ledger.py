@@ -363,7 +363,14 @@ class Ledger:
             writers = {item.dot.actor for item in items}
             self.store.learn_actors([(actor, device) for actor, device in devices if actor in writers])
             for item in items:
-                if item.live and covers(known, item.dot) and is_passed_over(item, page.stored.get(item.key)):
+                # Knowing one of the rows that were there before the share was says nothing about another one.
+                named = item.dot.actor != BASELINE_ACTOR
+                if (
+                    item.live
+                    and named
+                    and covers(known, item.dot)
+                    and is_passed_over(item, page.stored.get(item.key))
+                ):
                     received.gone.append((item.key, item.dot))
                 else:
                     self.take(page, item, received, repair=repair)
@@ -520,7 +527,7 @@ class Ledger:
             for key, dot in entries:
                 stored = page.stored.get(key)
                 if stored is not None and stored.item.live and stored.item.dot == dot:
-                    draft = Draft(key=key, kind=Kind.TOMBSTONE)
+                    draft = self.source.buried(stored.item)
                     item = supersede(draft, self.dot(), self.clock.now_us(), stored.item)
                     page.put_pending(Pending(item=item, base=page.applied(key)))
             self.write(page)

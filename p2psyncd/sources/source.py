@@ -228,6 +228,10 @@ class Source(Protocol):
         """Decide about two concurrent versions of one key; pure, symmetric but for `Side`."""
         ...
 
+    def buried(self, item: Item) -> Draft:
+        """Return what an item is once it is deleted, as its tombstone; pure."""
+        ...
+
     def knows_baseline(self, item: Item, baseline: Item) -> bool:
         """Return whether a version was written in knowledge of this one, which was there before the share was; pure.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from p2psyncd.core.ids import ActorId, DeviceId, ShareId
+from p2psyncd.core.ids import BASELINE_ACTOR, ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import Knowledge, includes
 from p2psyncd.core.merkle import Entry
@@ -320,8 +320,13 @@ class ShareStore(ShareReader):
                 )
                 # What it deleted must be known to have been seen (of a device that only sends it may not be):
                 # it would come as new otherwise.
+                # What was there before the share was has one dot on all devices, so that nobody could tell a
+                # member who missed its delete from one who brings it: only its tombstone can.
                 gone = [
-                    (arrived, seq) for arrived, seq, vector in found if includes(seen, unpack_vector(vector))
+                    (arrived, seq)
+                    for arrived, seq, vector in found
+                    if includes(seen, (knew := unpack_vector(vector)))
+                    and (BASELINE_ACTOR not in knew or seq <= known)
                 ]
                 if gone:
                     self.database.run_many("DELETE FROM items WHERE arrived = ?", [(at,) for at, _ in gone])

@@ -167,6 +167,9 @@ class MemorySource:
     def merge(self, ours: Item, theirs: Item) -> Merged:
         return merge(ours, theirs)
 
+    def buried(self, item: Item) -> Draft:
+        return Draft(key=item.key, kind=Kind.TOMBSTONE)
+
     def knows_baseline(self, item: Item, baseline: Item) -> bool:
         return True
 

@@ -43,7 +43,7 @@ from p2psyncd.sources.database.keys import unpack_key
 from p2psyncd.sources.database.mend import Mender
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.opening import connect
-from p2psyncd.sources.database.row import join, knows_baseline, state_of
+from p2psyncd.sources.database.row import draft, join, knows_baseline, removed, state_of
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import Look, Scanner, is_known_by_now
 from p2psyncd.sources.database.schema import Schema, Table, read_schema, schema_version
@@ -466,6 +466,13 @@ class DatabaseSource:
     def merge(self, ours: Item, theirs: Item) -> Merged:
         """Merge two rows, column by column."""
         return join(ours, theirs)
+
+    def buried(self, item: Item) -> Draft:
+        """Return the tombstone of a row, which says how often it came and went."""
+        try:
+            return draft(item.key, removed(item))
+        except ValueError:  # it cannot be read, so nobody shows it
+            return Draft(key=item.key, kind=Kind.TOMBSTONE)
 
     def knows_baseline(self, item: Item, baseline: Item) -> bool:
         """Return whether a row was written in knowledge of one that was there at a first sight."""

@@ -250,6 +250,10 @@ class FolderSource:
         """Decide about two concurrent versions of one key."""
         return merge(ours, theirs)
 
+    def buried(self, item: Item) -> Draft:
+        """Return a tombstone, which says nothing of what was there."""
+        return Draft(key=item.key, kind=Kind.TOMBSTONE)
+
     def knows_baseline(self, item: Item, baseline: Item) -> bool:
         """Return True: files are versions of somebody's, whenever they came."""
         return True
