@@ -60,7 +60,7 @@ class Oracle:
     set_back: set[int] = field(default_factory=set)
     """Machines that were set back as a whole, and not found out yet."""
     doubtful: set[Claim] = field(default_factory=set)
-    """What users wrote on these meanwhile."""
+    """What users wrote on these meanwhile, and before, if it is undone there and others may have it."""
 
     # On the way
 
@@ -126,6 +126,13 @@ class Oracle:
         for claim in [claim for claim, number in self.deleted.items() if number == struck.number]:
             if claim in still:
                 del self.deleted[claim]  # the delete was undone before everybody had heard of it
+
+    def undone(self, machine: Machine) -> None:
+        """Take note that a machine was set back as a whole, and cannot tell: it passes for knowing what it wrote since."""
+        self.set_back.add(machine.number)
+        there = machine.claims()
+        own = {claim for claim, number in self.claims.items() if number == machine.number}
+        self.doubtful |= own - there
 
     def copied(self, copy: Machine, unrecorded: Collection[Claim]) -> None:
         """Take note of what lies on a disk's copy and not in its state: both machines find it, each as a write of its own.

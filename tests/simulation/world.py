@@ -294,7 +294,7 @@ class World:
             del made[which % len(made) + 1 :]
         machine.restore(made[which % len(made)], everything=everything, noticed=noticed)
         if everything and not noticed:
-            self.oracle.set_back.add(machine.number)
+            self.oracle.undone(machine)
         self.struck(machine)
         await self.boot(machine)
 
