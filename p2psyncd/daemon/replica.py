@@ -505,10 +505,11 @@ class Replica:
     def apply_now(self, batch: Sequence[Pending]) -> list[Outcome]:
         """Apply what is still pending of a batch, and note the outcomes; blocks."""
         self.source.check()
-        current = self.store.pending_of([p.item.key for p in batch])
+        unchanged = self.store.still_pending(batch)
+        changed = self.store.pending_of([p.item.key for p in batch if p.item.key not in unchanged])
         still: list[Pending] = []
         for planned in batch:
-            now = current.get(planned.item.key)
+            now = planned if planned.item.key in unchanged else changed.get(planned.item.key)
             if now is not None and now.item.dot == planned.item.dot:
                 still.append(now)
         outcomes = self.source.apply(still)

@@ -46,10 +46,16 @@ def prepare(pending: Pending, constraints: Constraints) -> Prepared | Outcome:
     if not item.live:
         return Prepared(pending, at, table, state, {}, (), b"")
     cells, here = state.cells, constraints.affinities[at.table]
-    goal = {name: as_value(cell) for name, cell in cells.items() if name in here}
+    if cells.keys() == here.keys() and at.table not in constraints.referring:
+        goal: dict[str, Value] = dict(cells)  # type: ignore[arg-type]  # no reference is among them
+    else:
+        goal = {name: as_value(cell) for name, cell in cells.items() if name in here}
     try:
         place = tuple(goal[column] for column in table.pk)
     except KeyError:
         return Failed(key=item.key, reason=f"it lacks a part of the primary key of {at.table}")
-    same = len(goal) == len(here) and all(keeps(here[name], value) for name, value in goal.items())
+    same = len(goal) == len(here) and (
+        constraints.keeps_types(at.table, goal)
+        or all(keeps(here[name], value) for name, value in goal.items())
+    )
     return Prepared(pending, at, table, state, goal, place, row_hash(goal) if same else None)

@@ -26,7 +26,7 @@ from p2psyncd.sources.database.indexes import OddUnique
 from p2psyncd.sources.database.keys import RowKey, collate, fresh_pk, pack_key
 from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.row import RowState, Stamp
-from p2psyncd.sources.database.rows import affinities, bound
+from p2psyncd.sources.database.rows import affinities, bound, keeps_type
 from p2psyncd.sources.database.schema import Schema, Table
 from p2psyncd.sources.database.show import Place, as_value, reference_roots
 from p2psyncd.sources.database.values import Cell, RawText, Ref, Value
@@ -49,6 +49,8 @@ __all__ = [
 Token = object
 Claim = tuple[str, int, tuple[Token, ...]]
 """A table, the number of one of its constraints, and the values, as they are equal in it."""
+# A table of many columns may hold many combinations of types.
+KEPT_MAX = 1000
 FIRST = Stamp(-1, b"", -1)
 
 
@@ -167,6 +169,9 @@ class Constraints:
         self.roots = reference_roots(schema)
         self.births = {name: table.has_births(schema) for name, table in schema.tables.items()}
         self.affinities = {name: affinities(table) for name, table in schema.tables.items()}
+        self.referring = {table for table, _ in self.roots}
+        """The tables with columns that refer to rows with births."""
+        self.kept: dict[tuple[object, ...], bool] = {}
         self.unique = {name: self.of(table) for name, table in schema.tables.items()}
         self.columns = {
             name: tuple(dict.fromkeys(column for one in found for column in one.columns))
@@ -184,6 +189,17 @@ class Constraints:
             for name, columns in self.columns.items()
         }
         """The unique columns that refer to rows that may themselves be held."""
+
+    def keeps_types(self, table: str, values: Mapping[str, Value]) -> bool:
+        """Return whether columns surely store values of such types as they are; the same few come again and again."""
+        types = (table, *values, *map(type, values.values()))
+        kept = self.kept.get(types)
+        if kept is None:
+            if len(self.kept) >= KEPT_MAX:
+                self.kept.clear()
+            here = self.affinities[table]
+            kept = self.kept[types] = all(keeps_type(here[name], type(one)) for name, one in values.items())
+        return kept
 
     def of(self, table: Table) -> list[Uniqueness]:
         """Return the constraints of a table: its key only where two rows may come to have the same."""

@@ -19,7 +19,7 @@ from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.values import RawText, Value
 
-__all__ = ["Rows", "affinities", "bound", "keeps"]
+__all__ = ["Rows", "affinities", "bound", "keeps", "keeps_type"]
 
 Place = tuple[Value, ...]
 
@@ -203,6 +203,15 @@ def affinity(kind: str, *, strict: bool) -> str:
     if not kind or "BLOB" in kind:
         return "BLOB"
     return "REAL" if any(part in kind for part in ("REAL", "FLOA", "DOUB")) else "NUMERIC"
+
+
+def keeps_type(affinity_here: str, kind: type) -> bool:
+    """Return whether a column surely stores every value of a type as it is."""
+    if kind is type(None) or kind is bytes or affinity_here == "BLOB":
+        return True
+    if affinity_here == "TEXT":
+        return kind is str or kind is RawText
+    return kind is int and affinity_here != "REAL"
 
 
 def keeps(affinity_here: str, value: Value) -> bool:
