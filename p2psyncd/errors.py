@@ -17,6 +17,7 @@ __all__ = [
     "DaemonNotRunning",
     "DatabaseBusy",
     "DatabaseDamaged",
+    "DatabaseInUse",
     "DatabaseNotWritable",
     "DatabaseUnavailable",
     "DeviceDoubled",
@@ -181,6 +182,12 @@ class DatabaseBusy(DatabaseUnavailable):
     """An app keeps this database locked. Nothing need be done: it is synced as soon as the app lets go of it, at the latest when the app is closed."""
 
     wire_code = "database_busy"
+
+
+class DatabaseInUse(DatabaseBusy):
+    """An app keeps the database locked, so what is ours cannot be taken out of it, and nothing was changed. Close the app; or forget the share all the same with `p2psync share remove NAME --force`."""
+
+    wire_code = "database_in_use"
 
 
 class DatabaseNotWritable(DatabaseUnavailable):

@@ -17,6 +17,8 @@ from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.shares import Shares
 from p2psyncd.errors import (
     BadRequest,
+    DatabaseBusy,
+    DatabaseInUse,
     KindUnsupported,
     NestedShare,
     NoSuchShare,
@@ -225,6 +227,8 @@ class Admission:
             if not force:
                 await shares.start(record)
                 shares.on_change()
+                if isinstance(error, DatabaseBusy):
+                    raise DatabaseInUse(error.detail) from error
                 raise
             log.warning("share_left_marks share=%s error=%s", record.name, error)
         self.devices.remove_share(record.id)

@@ -112,16 +112,16 @@ def share_state(share: RunningShare) -> tuple[ShareState, str | None]:
     replica = share.replica
     if share.arriving is not None:
         return "syncing", "waiting: a copy of it is on its way from another device"
+    waiting = f"waiting: {share.waiting}" if share.waiting else None
     match replica.phase:
         case Phase.READY:
-            waiting = f"waiting: {share.waiting}" if share.waiting else None
             if replica.totals.pending_items and share.applier.active:
                 return "syncing", waiting
             return "idle", waiting
         case Phase.STARTING:
-            return "starting", None
+            return "starting", waiting
         case Phase.SCANNING:
-            return "scanning", None
+            return "scanning", waiting
         case Phase.HELD:
             return "held", f"{named(replica.reason, share)}{what_to_do(share)}"
         case Phase.PAUSED:

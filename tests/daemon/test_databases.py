@@ -19,7 +19,7 @@ from daemons import WAIT_S, Daemon, Lab, connect, offered
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.errors import (
     BadRequest,
-    DatabaseBusy,
+    DatabaseInUse,
     NestedShare,
     NoSuchItem,
     P2psyncError,
@@ -360,8 +360,12 @@ async def test_a_database_that_an_app_keeps_locked_waits_and_goes_on_by_itself(s
         [row] = await maple.backend.share_list()
         assert row["state"] in {"idle", "syncing"}
         assert row["reason"].startswith("waiting: ")
-        with pytest.raises(DatabaseBusy):
+        with pytest.raises(DatabaseInUse):
             await maple.backend.share_remove("app")
+        await maple.until(lambda: bool(maple.running("app").waiting), "waiting again")
+        [row] = await maple.backend.share_list()
+        assert row["state"] == "starting"
+        assert (row["reason"] or "").startswith("waiting: ")
     await settle(maple, willow)
     assert read(here) == [ANN, (2, "Bob", "22", "bob@x")]
     [row] = await maple.backend.share_list()
