@@ -21,7 +21,7 @@ import trio
 from daemons import WAIT_S, Daemon, offered
 from group import Group
 
-__all__ = ["Program", "Tables", "dump", "execute", "query", "schema_of"]
+__all__ = ["Program", "Tables", "cells", "dump", "execute", "opened", "program", "query", "schema_of"]
 
 PROGRAM = Path(__file__).parent.parent / "sources" / "database" / "app_program.py"
 OURS = "name GLOB '_p2p_*' OR tbl_name GLOB '_p2p_*'"
@@ -45,9 +45,12 @@ class Tables(Group):
         """Return the databases of all."""
         return [self.file(number) for number in range(len(self.daemons))]
 
-    async def begin_with(self, ddl: str, *statements: str, **options: Any) -> list[Path]:
+    async def begin_with(
+        self, ddl: str, *statements: str, journal: str = "DELETE", **options: Any
+    ) -> list[Path]:
         """Make the tables everywhere, rows on the first device only; share, and return everybody's file."""
         for number in range(len(self.daemons)):
+            query(self.file(number), f"PRAGMA journal_mode = {journal}")
             self.do(number, ddl)
         self.do(0, *statements)
         return await self.share(**options)
@@ -110,7 +113,7 @@ class Tables(Group):
         return first
 
     def versions(self) -> list[int]:
-        """Return how many versions each device has made."""
+        """Return the number of each device's last version; the first one's says nothing."""
         return [made_by(daemon) for daemon in self.daemons]
 
 
@@ -125,9 +128,11 @@ def execute(path: Path, *statements: str, foreign_keys: bool = True, recursive: 
     with closing(opened(path)) as connection:
         connection.execute(f"PRAGMA foreign_keys = {int(foreign_keys)}")
         connection.execute(f"PRAGMA recursive_triggers = {int(recursive)}")
-        with connection:
-            for statement in statements:
-                connection.execute(statement)
+        # Not apsw's own way: it waits for a lock without letting other threads run, and one of them may hold that.
+        connection.execute("BEGIN")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("COMMIT")
 
 
 def query(path: Path, question: str) -> list[tuple[Any, ...]]:
@@ -168,7 +173,9 @@ def rows_of(connection: apsw.Connection, table: str) -> list[str]:
     return sorted(
         repr(
             tuple(
-                value.decode("utf-8", "surrogateescape") if kind == "text" else value
+                value.decode("utf-8", "surrogateescape")
+                if isinstance(value, bytes) and kind == "text"
+                else value
                 for kind, value in zip(row[::2], row[1::2], strict=True)
             )
         )
@@ -198,15 +205,15 @@ class Program:
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
 
-    async def receive(self) -> Any:
-        """Wait until it is done and return what came of it; an error is a text that begins with "error: "."""
+    def answer(self) -> Any:
+        """Wait until it is done and return what came of it; an error is a text that begins with "error: "; blocks."""
         assert self.process.stdout is not None
-        return json.loads(await trio.to_thread.run_sync(self.process.stdout.readline))
+        return json.loads(self.process.stdout.readline())
 
     async def run(self, sql: str, *values: Any) -> Any:
         """Run a statement; return its rows, or its error."""
         self.send(sql=sql, values=values)
-        return await self.receive()
+        return await trio.to_thread.run_sync(self.answer)
 
     def close(self) -> None:
         """Close its database and end it."""
