@@ -51,6 +51,8 @@ class AppFile(StateDisk):
         super().__init__()
         self.now_us = now_us
         self.inode = 1
+        self.on_commit: Callable[[apsw.Connection], None] = lambda connection: None
+        """Sees what is in the file from now on."""
 
     @contextmanager
     def connected(self) -> Iterator[apsw.Connection]:
@@ -66,6 +68,7 @@ class AppFile(StateDisk):
 
     def keep(self, connection: apsw.Connection, *, durable: bool) -> None:
         """Take what a connection has just committed."""
+        self.on_commit(connection)
         self.committed(bytes(connection.serialize("main")), durable=durable)
 
     def replace(self, image: bytes) -> None:

@@ -19,7 +19,7 @@ from kinds import Claim, Deed, Operation
 
 from p2psyncd.sources.source import Dirty
 
-__all__ = ["SCHEMA", "TABLES", "claim_of", "deed_of", "random_operation", "rows_of", "work"]
+__all__ = ["SCHEMA", "TABLES", "claim_of", "deed_of", "is_torn", "random_operation", "rows_of", "work"]
 
 SCHEMA = """
 CREATE TABLE person(id INTEGER PRIMARY KEY, name TEXT, mail TEXT UNIQUE, note, edits INTEGER DEFAULT 0);
@@ -40,6 +40,8 @@ INSERT INTO person VALUES(1, 'first', 'm0', 'base', 0), (2, 'second', NULL, 'bas
 INSERT INTO bill VALUES(1, 2, 'base');
 INSERT INTO word VALUES('a', 'base', 1.0);
 INSERT INTO span VALUES(1, 0, 5, 'base');
+CREATE TABLE pair(id INTEGER PRIMARY KEY, name TEXT);
+INSERT INTO pair VALUES(1, 'base'), (2, 'base');
 """
 TABLES: Mapping[str, tuple[str, ...]] = {
     "person": ("id", "name", "mail", "note", "edits"),
@@ -50,7 +52,10 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "word": ("word", "name", "note"),
     "seat": ("line", "letter", "name", "note"),
     "span": ("id", "low", "high", "name"),
+    "pair": ("id", "name"),
 }
+PAIR = "pair"
+"""A table whose rows hold the same at any moment, if no part of a transaction is ever seen; one machine writes to it."""
 KEYS: Mapping[str, int] = {"tag": 2, "seat": 2}
 """How many of the first columns are the key, where that is more than one."""
 NUMBERS = 4
@@ -67,6 +72,8 @@ Statement = tuple[Any, ...]
 
 def random_operation(random: Random, serial: int) -> Operation:
     """Return something that an app may do; see the top of the file."""
+    if random.random() < 0.06:
+        return ("both", random.random() < 0.5, f"v{serial}.0")
     enforces = random.random() < 0.97
     recursive = random.random() < 0.3
     durable = random.random() < 0.5
@@ -120,7 +127,7 @@ class Maker:
 
     def statement(self) -> Statement:
         """Return one statement."""
-        table = self.random.choice([*TABLES, "person", "person"])
+        table = self.random.choice([*(name for name in TABLES if name != PAIR), "person", "person"])
         choice = self.random.random()
         if choice < 0.3:
             return self.insert(table, "INSERT")
@@ -178,6 +185,12 @@ class Maker:
 def work(connection: apsw.Connection, operation: Operation) -> bool:
     """Let an app do an operation; return whether it changed anything, and committed it."""
     match operation:
+        case ("both", bool(_), str(text)):
+            connection.execute("BEGIN IMMEDIATE")
+            for number in (1, 2):
+                connection.execute("UPDATE pair SET name = ? WHERE id = ?", (text, number))
+            connection.execute("COMMIT")
+            return True
         case ("app", bool(enforces), bool(recursive), bool(_), bool(undone), tuple(statements)):
             connection.execute(f"PRAGMA foreign_keys = {int(enforces)}")
             connection.execute(f"PRAGMA recursive_triggers = {int(recursive)}")
@@ -214,6 +227,11 @@ def rows_of(connection: apsw.Connection) -> dict[tuple[str, tuple[Any, ...]], tu
             )
             found[table, values[: KEYS.get(table, 1)]] = values
     return found
+
+
+def is_torn(connection: apsw.Connection) -> bool:
+    """Return whether a part of a transaction is seen."""
+    return connection.execute("SELECT count(DISTINCT name) FROM pair").get != 1
 
 
 def claim_of(table: str, column: str, value: object) -> Claim | None:

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 
+import apsw
 from appfile import AppFile, SimulatedAccess
-from appuser import SCHEMA, TABLES, claim_of, deed_of, random_operation, rows_of, work
+from appuser import SCHEMA, TABLES, claim_of, deed_of, is_torn, random_operation, rows_of, work
 from kinds import SHARE, Claim, Deed, Operation, Snapshot
 from machines import CommonDevice, CommonMachine
 from stores import SimulatedStore
@@ -30,6 +31,7 @@ from p2psyncd.sources.source import Dirty
 
 __all__ = ["DatabaseDevice", "DatabaseKind", "DatabaseMachine"]
 
+NOTES = "database-notes"
 PARENTS = {"pet": "owner", "tag": "owner"}
 """The tables whose rows go with their parent, and the columns that refer to it."""
 
@@ -102,6 +104,7 @@ class DatabaseDevice(CommonDevice):
         if self.machine.mode == "send-receive":
             found += [f"{one.key!r}: {one.reason}" for one in self.source.verify()]
             found += self.machine.orphans()
+            found += [self.machine.torn] if self.machine.torn and self.machine.kind.in_order else []
         return found
 
 
@@ -132,6 +135,9 @@ class DatabaseMachine(CommonMachine):
         self.revived = kind.revived
         self.kind = kind
         self.file = AppFile(self.clock.now_us)
+        self.file.on_commit = self.look_for_parts
+        self.torn = ""
+        """When a part of a transaction was seen."""
         self.doubted = False
         """Whether the next process compares every row: the regular comparison comes."""
         self.backups: list[bytes] = []
@@ -161,18 +167,23 @@ class DatabaseMachine(CommonMachine):
             case ("save",):
                 self.backups.append(self.file.newest)
                 return Deed()
+            case _ if self.catches_up:
+                return Deed()  # it would all be undone
             case ("put back", int(which), bool(catch_up)) if self.backups:
                 return self.put_back(self.backups[which % len(self.backups)], catch_up=catch_up)
             case ("put back", *_):
                 return Deed()
-        if self.catches_up:
-            return Deed()  # it would all be undone
-        self.kind.enforced &= operation[1]
+            case ("both", *_):
+                # What two of them write, or what was there before the share was, is united row by row.
+                if self.number or not self.kind.in_order or not self.look_at_state().setting(NOTES):
+                    return Deed()
+            case ("app", bool(enforces), *_):
+                self.kind.enforced &= enforces
         with self.file.connected() as connection:
             before = rows_of(connection)
             if not work(connection, operation):
                 return Deed()
-            self.file.keep(connection, durable=operation[3])
+            self.file.keep(connection, durable=operation[1 if operation[0] == "both" else 3])
             return deed_of(before, rows_of(connection))
 
     def put_back(self, image: bytes, *, catch_up: bool) -> Deed:
@@ -180,7 +191,7 @@ class DatabaseMachine(CommonMachine):
         with self.rows() as before:
             pass
         self.file.replace(image)
-        self.catches_up = catch_up
+        self.catches_up, self.kind.in_order = catch_up, False
         with self.rows() as after:
             deed = deed_of(before, after)
         return (
@@ -188,6 +199,12 @@ class DatabaseMachine(CommonMachine):
             if catch_up
             else deed
         )
+
+    def look_for_parts(self, connection: apsw.Connection) -> None:
+        """Look as a reader does between any two transactions."""
+        if self.kind.in_order and is_torn(connection):
+            seen = connection.execute("SELECT * FROM pair").fetchall()
+            self.torn = self.torn or f"a part of a transaction is seen: {seen}"
 
     # What is there
 
@@ -261,6 +278,7 @@ class DatabaseMachine(CommonMachine):
         return self.state.newest, self.file.newest
 
     def restore(self, snapshot: Snapshot, *, everything: bool, noticed: bool) -> None:
+        self.kind.in_order = False
         state, content = snapshot
         self.rewind(state, noticed=noticed)
         if everything:
@@ -268,6 +286,7 @@ class DatabaseMachine(CommonMachine):
             self.file.inode += noticed
 
     def clone(self, number: int, *, noticed: bool) -> DatabaseMachine:
+        self.kind.in_order = False
         other = DatabaseMachine(number, self.kind, mode=self.mode)
         other.become_copy_of(self, noticed=noticed)
         other.file.rewind(self.file.newest)
@@ -275,6 +294,7 @@ class DatabaseMachine(CommonMachine):
         return other
 
     def lose_row(self, random: Random) -> bytes | None:
+        self.kind.in_order = False
         lost = super().lose_row(random)
         self.doubted = lost is not None
         return lost
@@ -335,6 +355,8 @@ class DatabaseKind:
         """What came back by the rules, anywhere."""
         self.enforced = True
         """Whether all apps have seen to their references so far."""
+        self.in_order = True
+        """Whether there was no disaster so far by which one device's rows may be of different moments."""
 
     def machine(self, number: int, *, mode: str = "send-receive", skew_us: int = 0) -> DatabaseMachine:
         machine = DatabaseMachine(number, self, mode=mode, skew_us=skew_us)
