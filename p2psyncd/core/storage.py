@@ -146,6 +146,10 @@ class ShareStorage(Protocol):
         """Return how many live or still applied items there are: what `below(b"")` yields."""
         ...
 
+    def states(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the fingerprints of what is applied now, for the keys that exist."""
+        ...
+
     def below_each(self, prefixes: Iterable[bytes]) -> list[Listed]:
         """Return what `below` yields, for many prefixes at once, and perhaps a few neighbours."""
         ...

@@ -163,6 +163,16 @@ class ShareReader:
                 return
             after = rows[-1][0]
 
+    def states(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the fingerprints of what is applied, for the keys that exist."""
+        return {
+            key: state
+            for marks, part in key_slices(keys)
+            for key, state in self.database.rows(
+                f"SELECT key, disk_state FROM items WHERE key IN ({marks})", part
+            )
+        }
+
     def below_each(self, prefixes: Iterable[bytes]) -> list[Listed]:
         """Return what `below` yields, for many prefixes at once."""
         rows = self.database.run_many(

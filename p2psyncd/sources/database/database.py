@@ -45,7 +45,7 @@ from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.opening import connect
 from p2psyncd.sources.database.row import draft, join, knows_baseline, removed, state_of
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.scan import Look, Scanner, is_known_by_now
+from p2psyncd.sources.database.scan import Look, Scanner, Told, known_by_now
 from p2psyncd.sources.database.schema import Schema, Table, read_schema, schema_version
 from p2psyncd.sources.database.show import Catalogue, Place, Places, Settings, place_of
 from p2psyncd.sources.database.watch import Watcher
@@ -132,6 +132,8 @@ class DatabaseSource:
         self.full = False
         """Whether the next scan compares every row."""
         self.catching_up = False
+        self.seen: dict[tuple[str, Place], Told] = {}
+        """What the last scan found in hinted rows."""
         self.again = False
         """Whether hints are left that a later scan will drop."""
         self.compared: Notes | None = None
@@ -315,6 +317,7 @@ class DatabaseSource:
                 known=notes.tables,
                 baseline=not notes.baselined,
                 catch_up=self.catching_up,
+                told=self.seen,
             )
             for finding in scanner.look(look):
                 key = finding.draft.key if isinstance(finding, Observation) else finding.key
@@ -328,7 +331,7 @@ class DatabaseSource:
                 if isinstance(finding, Unapplied):
                     self.last.pop(key, None)  # what was put in place is not what is there now
                 yield finding
-            agreed = scanner.agreed
+            agreed, self.seen = scanner.agreed, scanner.told
         if scanner.surplus:
             self.discard(scanner.surplus, schema)
         if full and not self.full:
@@ -413,7 +416,8 @@ class DatabaseSource:
     def confirm(self, observations: Sequence[Observation]) -> list[Observation]:
         """Return all but new rows that another scan has recorded by now: SQLite shows no passing states."""
         places = Places.load(self.store)
-        kept = [one for one in observations if not is_known_by_now(self.store, places, one)]
+        known = known_by_now(self.store, places, observations)
+        kept = [one for one in observations if one.draft.key not in known]
         if len(kept) < len(observations):
             self.again, self.full = True, self.full or self.compared is not None
         elif self.compared is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import apsw
@@ -39,7 +39,7 @@ from p2psyncd.sources.database.values import Cell, Ref, Value, column_hash, row_
 from p2psyncd.sources.source import ItemError, Observation, Unapplied
 from p2psyncd.wire.records import ROW_BYTES_MAX
 
-__all__ = ["Look", "Scanner", "is_known_by_now", "object_cells", "object_key"]
+__all__ = ["Look", "Scanner", "Told", "known_by_now", "object_cells", "object_key"]
 
 HASH_BYTES = 8
 PAGE_ROWS = 500
@@ -49,6 +49,14 @@ META_BYTES_MAX = ROW_BYTES_MAX - 64 * 1024
 IN_MAX = 500
 
 Finding = Observation | ItemError | Unapplied
+
+
+class Told(NamedTuple):
+    """What a hint turned out to be about."""
+
+    n: int
+    key: bytes
+    state: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +72,8 @@ class Look:
     """Whether this is what was there before the share was."""
     catch_up: bool = False
     """Whether what differs is older, and gives way to what the store knows."""
+    told: Mapping[tuple[str, Place], Told] = field(default_factory=dict)
+    """What an earlier scan found in hinted rows."""
 
 
 class Sighting(NamedTuple):
@@ -100,6 +110,8 @@ class Scanner:
         """Rows that are to go, because the store knows of none there."""
         self.agreed: list[Hint] = []
         """Hints about rows that are as the store has them."""
+        self.told: dict[tuple[str, Place], Told] = {}
+        """What the hinted rows are that differ."""
         self.defaults: dict[tuple[str, str], Value] = {}
         self.references = {
             name: [column.name for column in table.columns if (name, column.name) in self.identities.roots]
@@ -110,6 +122,7 @@ class Scanner:
     def look(self, look: Look) -> Iterator[Finding]:
         """Yield what differs."""
         yield from self.look_at_schema(baseline=look.baseline)
+        look = replace(look, hints=self.not_yet_recorded(look))
         self.prefetch(look)
         sightings: list[Sighting] = []
         hinted: dict[tuple[str, Place], Hint] = {}
@@ -125,10 +138,23 @@ class Scanner:
                     self.agreed.append(hint)
                 else:
                     sightings.append(found)
+                    self.told[hint.table, hint.pk] = Told(hint.n, found.key, found.state)
         if look.compare:
             yield from self.compare(look, hinted)
         for at in range(0, len(sightings), PAGE_ROWS):
             yield from self.findings(sightings[at : at + PAGE_ROWS], look)
+
+    def not_yet_recorded(self, look: Look) -> list[Hint]:
+        """Return the hints about rows that are to be looked at: what was told of the others is recorded by now."""
+        told = {
+            hint: known
+            for hint in look.hints
+            if (known := look.told.get((hint.table, hint.pk))) is not None and known.n == hint.n
+        }
+        states = self.store.states([known.key for known in told.values()]) if told else {}
+        recorded = {hint for hint, known in told.items() if states.get(known.key) == known.state}
+        self.agreed += recorded
+        return [hint for hint in look.hints if hint not in recorded]
 
     def prefetch(self, look: Look) -> None:
         """Look up at once which items the hinted rows are."""
@@ -491,24 +517,33 @@ class Scanner:
             yield Observation(draft=made, state=state, base_state=applied, changed_us=0, baseline=digest)
 
 
-def is_known_by_now(store: Catalogue, places: Places, seen: Observation) -> bool:
-    """Return whether a row that was seen as a new one has been recorded since, with another birth.
+def known_by_now(store: Catalogue, places: Places, seen: Sequence[Observation]) -> set[bytes]:
+    """Return the keys of rows that were seen as new ones and have been recorded since, with another birth.
 
-    Another scan ran at the same time, and the app touched the row in between.
+    Another scan ran at the same time, and the app touched the rows in between.
     """
-    at = unpack_key(seen.draft.key)
-    if not at.birth or seen.base_state or seen.draft.kind is Kind.TOMBSTONE:
-        return False
-    (number,) = natural(at)
-    if type(number) is not int:
-        return False
-    others = [places.occupants.get((at.table, (number,)))]
-    others += [
-        row.key
-        for row in store.below(identities(at.table, number))
-        if row.state not in {b"", HELD} and row.key not in places.moved
-    ]
-    return any(key is not None and key != seen.draft.key for key in others)
+    born: dict[tuple[str, int], bytes] = {}
+    for one in seen:
+        if one.base_state or one.draft.kind is Kind.TOMBSTONE:
+            continue
+        at = unpack_key(one.draft.key)
+        number = natural(at)[0] if at.birth else None
+        if type(number) is int:
+            born[at.table, number] = one.draft.key
+    known = {
+        key for (table, number), key in born.items() if places.occupants.get((table, (number,)), key) != key
+    }
+    for row in store.below_each([identities(table, number) for table, number in born]):
+        at = unpack_key(row.key)
+        key = born.get((at.table, natural(at)[0])) if at.pk else None  # type: ignore[arg-type]  # or no number of a row
+        if (
+            key is not None
+            and row.key != key
+            and row.state not in {b"", HELD}
+            and row.key not in places.moved
+        ):
+            known.add(key)
+    return known
 
 
 def object_key(each: SchemaObject) -> bytes:

@@ -53,6 +53,8 @@ class Catalogue(Protocol):
 
     def below(self, prefix: bytes) -> Iterator[Listed]: ...  # noqa: D102
 
+    def states(self, keys: Sequence[bytes]) -> dict[bytes, bytes]: ...  # noqa: D102
+
     def below_each(self, prefixes: Iterable[bytes]) -> list[Listed]: ...  # noqa: D102
 
     def beginning(self, prefix: bytes) -> list[Stored]: ...  # noqa: D102
