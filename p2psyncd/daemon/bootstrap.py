@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 # A member that offers a copy is waited for so long: mostly it is the one that made the offer.
 PATIENCE_S = 5.0
+# One that went away in the middle may come back, and nobody else has the rows meanwhile.
+CUT_S = 60.0
 # It reads its whole file before it answers.
 ANSWER_S, ANSWER_ITEMS_S = 30.0, 20_000
 # Nothing came for so long, whoever is to blame.
@@ -169,7 +171,7 @@ class Bootstrap:
                 return
             if links[0] in self.mesh.links():
                 refused[links[0]] = reason
-            until = trio.current_time() + PATIENCE_S  # it was cut: whoever it was may come back
+            until = trio.current_time() + CUT_S
         raise NoCopy("; ".join(refused.values()) or "nobody offers one")
 
     def offering(self, share: ShareId) -> list[PeerLink]:
