@@ -118,10 +118,6 @@ class ShareStorage(Protocol):
         """Return the pending rows of these keys."""
         ...
 
-    def still_pending(self, rows: Sequence[Pending]) -> set[bytes]:
-        """Return the keys of those that are pending in just this version, over just this base."""
-        ...
-
     def base_of_pending_digest(self, digest: bytes) -> list[Stored]:
         """Return applied things with this digest that a pending version is about to replace or delete."""
         ...

@@ -505,11 +505,10 @@ class Replica:
     def apply_now(self, batch: Sequence[Pending]) -> list[Outcome]:
         """Apply what is still pending of a batch, and note the outcomes; blocks."""
         self.source.check()
-        unchanged = self.store.still_pending(batch)
-        changed = self.store.pending_of([p.item.key for p in batch if p.item.key not in unchanged])
+        current = self.store.pending_of([p.item.key for p in batch])
         still: list[Pending] = []
         for planned in batch:
-            now = planned if planned.item.key in unchanged else changed.get(planned.item.key)
+            now = current.get(planned.item.key)
             if now is not None and now.item.dot == planned.item.dot:
                 still.append(now)
         outcomes = self.source.apply(still)

@@ -87,21 +87,6 @@ class ShareReader:
             )
         }
 
-    def still_pending(self, rows: Sequence[Pending]) -> set[bytes]:
-        """Return the keys of those that are pending in just this version, over just this base."""
-        found = {
-            (key, self.actors[actor], seq, state)
-            for marks, part in key_slices([row.item.key for row in rows])
-            for key, actor, seq, state in self.database.rows(
-                f"SELECT key, actor, seq, disk_state FROM items WHERE pending = 1 AND key IN ({marks})", part
-            )
-        }
-        return {
-            row.item.key
-            for row in rows
-            if (row.item.key, *row.item.dot, row.base.state if row.base is not None else b"") in found
-        }
-
     def base_of_pending_digest(self, digest: bytes) -> list[Stored]:
         """Return applied files with this digest that a pending version is about to replace or delete (at most 256)."""
         rows = self.database.rows(
