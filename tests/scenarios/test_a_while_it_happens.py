@@ -80,7 +80,7 @@ async def test_a43_a_file_edited_between_the_last_check_and_the_replacement_is_k
         if key == b"note.txt":
             edited()
 
-    pair.daemons[1].running("f").folder.applying.between = between
+    pair.daemons[1].running("f").source.applying.between = between
     put(here / "note.txt", "new version")
     await pair.settle()
     found = await pair.same(conflicts=1)
