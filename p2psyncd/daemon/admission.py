@@ -221,16 +221,19 @@ class Admission:
             raise NoSuchShare(record.name)
         shares.on_change()
         await share.stop()
+        trouble: OSError | P2psyncError | None = None
         try:
             await self.executor.run(lambda: shares.kind(record).unmark(record, share.source))
         except (OSError, P2psyncError) as error:
+            trouble = error
+        if trouble is not None:
             if not force:
                 await shares.start(record)
                 shares.on_change()
-                if isinstance(error, DatabaseBusy):
-                    raise DatabaseInUse(error.detail) from error
-                raise
-            log.warning("share_left_marks share=%s error=%s", record.name, error)
+                if isinstance(trouble, DatabaseBusy):
+                    raise DatabaseInUse(trouble.detail) from trouble
+                raise trouble
+            log.warning("share_left_marks share=%s error=%s", record.name, trouble)
         self.devices.remove_share(record.id)
         await self.executor.run(lambda: shares.forget_state(record.id))
 
