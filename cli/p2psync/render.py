@@ -165,6 +165,9 @@ def ago(when: str | None, now: datetime | None = None) -> str:
         return when
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
     seconds = int(((now or datetime.now(UTC)) - then).total_seconds())
+    if seconds < -MOMENTS_S:
+        # Said by a device whose clock is ahead of ours.
+        return "in the future"
     if seconds < MOMENTS_S:
         return "just now"
     return f"{span(seconds).split(' ')[0]} {span(seconds).split(' ')[1]} ago"

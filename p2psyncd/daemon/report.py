@@ -51,11 +51,16 @@ __all__ = [
 # As many as a person can look at; `status` is no place for ten thousand.
 ERRORS_SHOWN_MAX = 100
 RATE_WINDOW_S = 3.0
+LAST_MOMENT = dt.datetime.max.replace(tzinfo=dt.UTC)
+"""The last one that RFC 3339 can write; a peer may claim later ones (up to `HLC_MAX`)."""
 
 
 def time_text(when_us: int) -> str:
-    """Return microseconds since 1970 as RFC 3339 in UTC."""
-    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=when_us)
+    """Return microseconds since 1970 as RFC 3339 in UTC; what lies past the year 9999 is its last moment."""
+    start = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    moment = start + dt.timedelta(
+        microseconds=min(when_us, (LAST_MOMENT - start) // dt.timedelta(microseconds=1))
+    )
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

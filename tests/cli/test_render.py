@@ -89,7 +89,9 @@ def test_time_spans_have_two_units(seconds: float, words: str) -> None:
     [
         (None, "never"),
         ("2025-06-01T11:59:58Z", "just now"),
-        ("2025-06-01T13:00:00Z", "just now"),
+        ("2025-06-01T12:00:01Z", "just now"),
+        ("2025-06-01T13:00:00Z", "in the future"),
+        ("9999-12-31T23:59:59.999Z", "in the future"),
         ("2025-06-01T11:57:00Z", "3 min ago"),
         ("2025-06-01T11:57:00", "3 min ago"),
         ("2025-05-30T12:00:00+00:00", "2 d ago"),

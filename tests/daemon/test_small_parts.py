@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2psyncd.core.item import HLC_MAX
 from p2psyncd.daemon.executor import InlineExecutor, ThreadExecutor
 from p2psyncd.daemon.journal import FOLLOWER_EVENTS_MAX, Journal
 from p2psyncd.daemon.report import Rates, text_of_key, time_text
@@ -62,6 +63,11 @@ def test_rates_are_taken_over_the_last_seconds() -> None:
 
 def test_times_are_rfc_3339_in_utc() -> None:
     assert time_text(1_700_000_000_123_456) == "2023-11-14T22:13:20.123Z"
+
+
+def test_times_that_rfc_3339_cannot_write_are_the_last_that_it_can() -> None:
+    assert time_text(253_402_300_799_999_999) == "9999-12-31T23:59:59.999Z"
+    assert time_text(HLC_MAX) == "9999-12-31T23:59:59.999Z"
 
 
 def test_a_name_that_is_not_utf8_is_text_nevertheless() -> None:
