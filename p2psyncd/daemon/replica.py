@@ -171,6 +171,10 @@ class Replica:
             self.enter(Phase.SCANNING)
         try:
             await self.capture(dirty, whole=whole)
+            if self.source.unsettled:
+                # What was recorded just now is in the way until it is looked at again.
+                await self.capture(Dirty(keys=frozenset(self.source.unsettled)), whole=False)
+                await self.step(self.reshow)
         finally:
             if self.phase is Phase.SCANNING:
                 self.enter(Phase.READY)
@@ -238,22 +242,26 @@ class Replica:
     async def record(self, observations: Sequence[Observation]) -> None:
         """Make observations versions."""
 
-        def note() -> set[bytes]:
+        def note() -> None:
             changed = self.ledger.record(self.source.confirm(observations))
             self.settle_now(changed)
-            return changed
+            self.source.unsettle(changed)
 
         def write() -> None:
             if self.source.whole:
                 # What the source notes of a look, what it found, and what follows from that are one step.
                 with self.store.transaction(durable=True):
-                    changed = note()
+                    note()
             else:
-                changed = note()
-            if changed:
-                self.restate(self.source.reshow(changed))
+                note()
+            if self.source.unsettled:
+                self.reshow()
 
         await self.step(write)
+
+    def reshow(self) -> None:
+        """Show anew what local changes have consequences for; blocks."""
+        self.restate(self.source.reshow())
 
     async def reopen(self, shown: Mapping[bytes, bytes]) -> None:
         """Make items pending again that are not here though the store says so; see `Unapplied`."""

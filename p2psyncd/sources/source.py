@@ -274,10 +274,19 @@ class Source(Protocol):
         """
         ...
 
-    def reshow(self, changed: Collection[bytes]) -> list[Outcome]:
-        """Put in place what local changes have consequences for; return only what is `Restated` by it.
+    @property
+    def unsettled(self) -> Collection[bytes]:
+        """What is to be shown anew, and is not yet: an edit stood in the way, which has to be looked at first."""
+        ...
 
-        Called under the replica's lock, when they are recorded.
+    def unsettle(self, changed: Collection[bytes]) -> None:
+        """Note what local changes have consequences for; called in the step that records them."""
+        ...
+
+    def reshow(self) -> list[Outcome]:
+        """Put in place what is noted, as far as that can be done now; return only what is `Restated` by it.
+
+        Called under the replica's lock.
         """
         ...
 

@@ -236,6 +236,22 @@ async def test_a_unique_value_taken_on_both_shows_one_row_and_lists_the_other(sh
     assert await maple.backend.conflicts(include_resolved=False) == []
 
 
+async def test_a_held_row_is_shown_though_its_value_went_to_a_new_one_at_once(shared: Shared) -> None:
+    maple, willow, here, there = shared
+    await apart(maple, willow)
+    write(here, "INSERT INTO people VALUES (7, 'Eve', '7', 'e@x')")
+    await maple.running("app").detect()
+    write(there, "INSERT INTO people VALUES (8, 'Eva', '8', 'e@x')")
+    await willow.running("app").detect()
+    await together(maple, willow)
+    write(
+        here,
+        "BEGIN; DELETE FROM people WHERE id = 7; INSERT INTO people VALUES (9, 'Ed', '9', 'e@x'); COMMIT",
+    )
+    await settle(maple, willow)
+    assert read(here) == read(there) == [ANN, BOB, (8, "Eva", "8", "e@x")]
+
+
 async def test_a_deleted_row_is_in_the_history_and_comes_back(shared: Shared) -> None:
     maple, willow, here, there = shared
     write(there, "DELETE FROM people WHERE id = 2")

@@ -176,7 +176,14 @@ class MemorySource:
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         return []
 
-    def reshow(self, changed: Collection[bytes]) -> list[Outcome]:
+    @property
+    def unsettled(self) -> Collection[bytes]:
+        return ()
+
+    def unsettle(self, changed: Collection[bytes]) -> None:
+        """Note nothing: nothing here has consequences for others."""
+
+    def reshow(self) -> list[Outcome]:
         return []
 
     def is_conflict(self, key: bytes) -> bool:

@@ -135,18 +135,22 @@ class RowApplier:
                 outcomes.append(prepared)
         size = len(rows) if len(rows) <= WHOLE_MAX else PIECE
         for at in range(0, len(rows), size or 1):
-            outcomes += self.piece(rows[at : at + size], ())
+            outcomes += self.piece(rows[at : at + size])
         return outcomes
 
-    def reshow(self, keys: Iterable[bytes]) -> list[Outcome]:
-        """Show anew what local changes of some rows have consequences for: rows that were held for them, say.
+    def unsettle(self, keys: Iterable[bytes]) -> None:
+        """Note that local changes of some rows may have consequences: for rows that were held for them, say.
 
-        To be called after local changes were recorded; cheap where no row is anything but what its key says.
+        Cheap where no row is anything but what its key says.
         """
-        if not self.places:
-            return []
-        touched = {key for key in keys if self.may_matter(key)} | self.places.unsettled
-        return self.piece((), sorted(touched)) if touched else []
+        touched = {key for key in keys if self.may_matter(key)} if self.places else set()
+        if not touched <= self.places.unsettled:
+            self.places.unsettled = self.places.unsettled | touched
+            self.places.save(self.store)
+
+    def reshow(self) -> list[Outcome]:
+        """Show anew what is noted, but for what an app has touched and nobody has looked at yet."""
+        return self.piece(()) if self.places.unsettled else []
 
     def recover(self) -> list[Outcome]:
         """Return the outcomes of a transaction that was committed, and of which the store does not know the end."""
@@ -159,6 +163,7 @@ class RowApplier:
             mark = read_mark(connection)
             if mark is None or mark.number != number:
                 return []
+            step.unsettled |= self.places.unsettled  # some may have been noted since
             self.finish(step)
             return [
                 one
@@ -215,22 +220,19 @@ class RowApplier:
         at = unpack_key(key)
         return (at.table, natural(at)) in places.births or (at.table, natural(at)) in places.occupants
 
-    def piece(self, batch: Sequence[Prepared], also: Sequence[bytes]) -> list[Outcome]:
-        """Do one transaction."""
+    def piece(self, batch: Sequence[Prepared]) -> list[Outcome]:
+        """Do one transaction: put rows in place, and show anew what is noted."""
         with self.access.writing(quiet=True) as connection:
             if schema_version(connection) != self.schema.version:
                 # Rebuilt tables have lost their hints: a scan must look at them first.
-                self.places.unsettled.update(also)
                 return [Surprised(key=one.pending.item.key) for one in batch]
-            step = self.carry_out(connection, batch, also)
+            step = self.carry_out(connection, batch)
             if step.wrote:
                 self.note_intent(connection, step)
         self.finish(step)
         return step.outcomes
 
-    def carry_out(
-        self, connection: apsw.Connection, batch: Sequence[Prepared], also: Sequence[bytes]
-    ) -> Step:
+    def carry_out(self, connection: apsw.Connection, batch: Sequence[Prepared]) -> Step:
         """Plan and write; rows that break a constraint are found, and planned again without what breaks it."""
         edits = Edits(self.schema, read_hints(connection, self.schema))
         broken: dict[bytes, int] = {}
@@ -244,7 +246,7 @@ class RowApplier:
                     edits=edits,
                     broken=broken,
                 )
-                planner.make(batch, [*also, *self.places.unsettled])
+                planner.make(batch, sorted(self.places.unsettled))
                 writer = Writer(connection, planner)
                 try:
                     with connection:  # a savepoint
@@ -252,7 +254,7 @@ class RowApplier:
                 except Broken:
                     broken.update(writer.find_broken())
                     continue
-                return self.conclude(planner, writer, batch, also)
+                return self.conclude(planner, writer, batch)
         return Step(
             outcomes=[
                 Failed(key=one.pending.item.key, reason="it breaks constraints of the database")
@@ -260,12 +262,10 @@ class RowApplier:
             ]
         )
 
-    def conclude(
-        self, planner: Planner, writer: Writer, batch: Sequence[Prepared], also: Sequence[bytes]
-    ) -> Step:
+    def conclude(self, planner: Planner, writer: Writer, batch: Sequence[Prepared]) -> Step:
         """Return what was done."""
         asked = {one.pending.item.key: one.pending.item.dot for one in batch}
-        step = Step(dots=asked, wrote=writer.wrote, unsettled=set(self.places.unsettled) | set(also))
+        step = Step(dots=asked, wrote=writer.wrote, unsettled=set(self.places.unsettled))
         for key, row in planner.rows.items():
             if writer.is_stuck(row):
                 if key in asked or row.troubled:

@@ -497,9 +497,19 @@ class DatabaseSource:
         self.unmended.clear()
         return drafts
 
-    def reshow(self, changed: Collection[bytes]) -> list[Outcome]:
-        """Show what local changes have consequences for: a row that was held for one that is gone now."""
-        return [] if self.looks_only else self.applier.reshow(changed)
+    @property
+    def unsettled(self) -> Collection[bytes]:
+        """Return the rows that are to be shown anew, and are not yet."""
+        return self.row_applier.places.unsettled if self.row_applier is not None else ()
+
+    def unsettle(self, changed: Collection[bytes]) -> None:
+        """Note what local changes have consequences for: a row that was held for one that is gone now."""
+        if not self.looks_only:
+            self.applier.unsettle(changed)
+
+    def reshow(self) -> list[Outcome]:
+        """Show anew what is noted."""
+        return [] if self.looks_only else self.applier.reshow()
 
     def is_conflict(self, key: bytes) -> bool:
         """Return False: what lost a conflict is in the row itself."""

@@ -262,8 +262,16 @@ class FolderSource:
         """Return nothing: the shape of a tree is the engine's to settle."""
         return []
 
-    def reshow(self, changed: Collection[bytes]) -> list[Outcome]:
+    @property
+    def unsettled(self) -> Collection[bytes]:
         """Return nothing: what is in one file has no consequences for others."""
+        return ()
+
+    def unsettle(self, changed: Collection[bytes]) -> None:
+        """Note nothing."""
+
+    def reshow(self) -> list[Outcome]:
+        """Show nothing anew."""
         return []
 
     def is_conflict(self, key: bytes) -> bool:

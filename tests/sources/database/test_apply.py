@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import apsw
@@ -11,6 +11,7 @@ import pytest
 from two_files import Clock, Replica, exchange
 
 from p2psyncd.core.version import Dot
+from p2psyncd.errors import DatabaseBusy
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.values import Value
@@ -81,6 +82,23 @@ def test_one_mail_address_for_two_is_held_for_the_later_and_given_when_the_earli
     b.run("DELETE FROM account WHERE id = 1")
     exchange(a, b)
     assert a.tables() == b.tables() == {"account": ["(2, 'x@example.org')"]}
+
+
+def test_a_held_row_that_could_not_be_shown_because_of_a_lock_is_shown_by_the_next_process(pair: Pair) -> None:
+    a, b = pair("CREATE TABLE account(id INTEGER PRIMARY KEY, mail TEXT UNIQUE)")
+    a.run("INSERT INTO account VALUES (1, 'x@example.org')")
+    b.run("INSERT INTO account VALUES (2, 'x@example.org')")
+    exchange(a, b)
+    b.run("DELETE FROM account WHERE id = 1")
+    with closing(apsw.Connection(str(b.path))) as app:
+        app.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseBusy):
+            b.scan()
+    b.open()
+    assert b.source.unsettled
+    assert b.scan() == 0
+    assert b.tables() == {"account": ["(2, 'x@example.org')"]}
+    assert not b.source.unsettled
 
 
 def test_children_follow_a_parent_that_gets_another_number(pair: Pair) -> None:

@@ -127,7 +127,8 @@ class Replica:
         changed = self.ledger.record(self.source.confirm(seen))
         self.ledger.reopen({one.key: one.shown for one in found if isinstance(one, Unapplied)})
         self.settle(changed)
-        self.restate(self.source.reshow(changed))
+        self.source.unsettle(changed)
+        self.restate(self.source.reshow())
         return len(changed) if self.store.knowledge().get(self.store.actor(), -1) > before else 0
 
     def settle(self, changed: set[bytes]) -> None:
