@@ -84,7 +84,9 @@ def test_one_mail_address_for_two_is_held_for_the_later_and_given_when_the_earli
     assert a.tables() == b.tables() == {"account": ["(2, 'x@example.org')"]}
 
 
-def test_a_held_row_that_could_not_be_shown_because_of_a_lock_is_shown_by_the_next_process(pair: Pair) -> None:
+def test_a_held_row_that_could_not_be_shown_because_of_a_lock_is_shown_by_the_next_process(
+    pair: Pair,
+) -> None:
     a, b = pair("CREATE TABLE account(id INTEGER PRIMARY KEY, mail TEXT UNIQUE)")
     a.run("INSERT INTO account VALUES (1, 'x@example.org')")
     b.run("INSERT INTO account VALUES (2, 'x@example.org')")
