@@ -332,11 +332,12 @@ class DatabaseSource:
                     self.last.pop(key, None)  # what was put in place is not what is there now
                 yield finding
             agreed, self.seen = scanner.agreed, scanner.told
+        self.full |= scanner.unfinished
         if scanner.surplus:
             self.discard(scanner.surplus, schema)
         if full and not self.full:
             self.compared, self.catching_up = notes.after(schema), False
-        self.again = len(hints) > len(agreed)
+        self.again = len(hints) > len(agreed) or scanner.unfinished
         self.drop([hint for hint in agreed if hint.n != ASKED], at_once=bool(dirty.keys))
 
     def discard(self, surplus: Sequence[tuple[Table, Place]], schema: Schema) -> None:
@@ -509,7 +510,9 @@ class DatabaseSource:
 
     def reshow(self) -> list[Outcome]:
         """Show anew what is noted."""
-        return [] if self.looks_only else self.applier.reshow()
+        outcomes = [] if self.looks_only else self.applier.reshow()
+        self.applied.update(outcome.key for outcome in outcomes)
+        return outcomes
 
     def is_conflict(self, key: bytes) -> bool:
         """Return False: what lost a conflict is in the row itself."""
@@ -556,6 +559,8 @@ class DatabaseSource:
         ]
         known = {one.key for one in done}
         outcomes = self.applier.apply([pending for pending in batch if pending.item.key not in known])
+        # Once more: a scan that began meanwhile has the file as it was, and forgot what was applied before it.
+        self.applied.update(pending.item.key for pending in batch)
         self.applied.update(outcome.key for outcome in outcomes if isinstance(outcome, Restated))
         dots = {pending.item.key: pending.item.dot for pending in batch}
         self.last = {one.key: (dots[one.key], one.state) for one in outcomes if isinstance(one, Applied)}

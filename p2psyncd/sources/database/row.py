@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from p2psyncd.core.item import Draft, Item, Kind, baseline_item
 from p2psyncd.sources.database.joining import join, knows_baseline, newest
+from p2psyncd.sources.database.migration import Changes
 from p2psyncd.sources.database.rowstate import (
     ACTOR0,
     COLUMNS_MAX,
@@ -52,6 +53,7 @@ __all__ = [
     "inserted",
     "join",
     "knows_baseline",
+    "migrated",
     "pack",
     "removed",
     "resolved",
@@ -102,6 +104,33 @@ def overwritten(state: RowState, changes: Mapping[str, Cell]) -> RowState:
         else {},
         flags=state.flags,
     )
+
+
+def migrated(item: Item, changes: Changes) -> RowState:
+    """Return the state after a write that found other columns than there were; see `migration`.
+
+    Raises:
+        ValueError: The row is not there, or the item is no row's.
+    """
+    state = edited(item, changes.written)
+    if not changes.brought and not changes.unseen:
+        return state
+    brought = {name: stamp for name, (_, stamp) in changes.brought.items()}
+    stamps = {name: stamp for name, stamp in {**state.stamps, **brought}.items() if stamp != state.base}
+    cells = in_order({**state.cells, **{name: cell for name, (cell, _) in changes.brought.items()}})
+    losers = [*state.losers, *unseen(state_of(item), changes.unseen)]
+    losers.sort(key=lambda one: one.stamp)
+    return replace(state, stamps=stamps, cells=cells, losers=still_lost(losers[-LOSERS_MAX:], cells))
+
+
+def unseen(state: RowState, columns: Iterable[str]) -> list[Loser]:
+    """Return what some columns hold as losers: whoever writes them now never saw it."""
+    lost: dict[Stamp, dict[str, Cell]] = {}
+    for name in columns:
+        stamp = state.stamp(name)
+        assert stamp is not None
+        lost.setdefault(stamp, {})[name] = state.cells[name]
+    return [Loser(stamp=stamp, cells=in_order(cells)) for stamp, cells in lost.items()]
 
 
 def still_lost(losers: Iterable[Loser], cells: Mapping[str, Cell]) -> tuple[Loser, ...]:

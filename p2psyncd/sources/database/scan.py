@@ -22,12 +22,14 @@ from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Stored
 from p2psyncd.sources.database.hints import Hint
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, identities, new_birth, pack_key, unpack_key
+from p2psyncd.sources.database.migration import Changes, changes_of, hashes_of
 from p2psyncd.sources.database.row import (
     UNENFORCED,
     baseline_draft,
     draft,
     edited,
     inserted,
+    migrated,
     removed,
     revived,
     state_of,
@@ -41,7 +43,6 @@ from p2psyncd.wire.records import ROW_BYTES_MAX
 
 __all__ = ["Look", "Scanner", "Told", "known_by_now", "object_cells", "object_key"]
 
-HASH_BYTES = 8
 PAGE_ROWS = 500
 # A row's item must fit into a frame with its key and vector.
 META_BYTES_MAX = ROW_BYTES_MAX - 64 * 1024
@@ -88,6 +89,8 @@ class Sighting(NamedTuple):
     listed: bytes
     """The state that the store lists for the key; empty if nothing is applied."""
     ms: int
+    touched: bool = True
+    """Whether a hint says that the app wrote it."""
 
 
 class Scanner:
@@ -110,6 +113,8 @@ class Scanner:
         """Rows that are to go, because the store knows of none there."""
         self.agreed: list[Hint] = []
         """Hints about rows that are as the store has them."""
+        self.unfinished = False
+        """Whether rows that the app wrote also wait for values of new columns: they are to be compared once more."""
         self.told: dict[tuple[str, Place], Told] = {}
         """What the hinted rows are that differ."""
         self.defaults: dict[tuple[str, str], Value] = {}
@@ -267,7 +272,10 @@ class Scanner:
                     Sighting(table, place, values, state, key, b"" if first else self.listed(key), ms or 0)
                 )
             elif entry[1] != state or other_columns:
-                page.append(Sighting(table, place, values, state, *entry, hint.ms if hint is not None else 0))
+                # One that is only asked for was touched by nobody.
+                touched = hint is not None and hint.n > 0
+                ms = hint.ms if hint is not None else 0
+                page.append(Sighting(table, place, values, state, *entry, ms, touched))
             elif hint is not None:
                 self.agreed.append(hint)
             if len(page) >= PAGE_ROWS:
@@ -350,12 +358,13 @@ class Scanner:
             if stored is not None and not stored.item.live:
                 return self.observation(one, draft(one.key, revived(stored.item, cells)))
             return self.observation(one, draft(one.key, inserted(cells, flags)))
-        changes, wanting = self.changes(one, base, look)
-        if wanting and not changes:
+        changes = self.changes(one, base, look)
+        if changes.wanting and not changes:
             return Unapplied(key=one.key, shown=one.state)
-        if not changes:
-            return self.observation(one, as_draft(base.item))
-        return self.observation(one, draft(one.key, edited(base.item, changes)))
+        self.unfinished |= changes.wanting
+        return self.observation(
+            one, draft(one.key, migrated(base.item, changes)) if changes else as_draft(base.item)
+        )
 
     def cells(self, table: Table, values: Mapping[str, Value]) -> dict[str, Cell]:
         """Return a row as an item has it."""
@@ -369,31 +378,34 @@ class Scanner:
         if one.key in self.places.moved and one.table.has_births(self.schema):
             cells[one.table.pk[0]] = unpack_key(one.key).pk[0]
 
-    def changes(self, one: Sighting, base: Stored, look: Look) -> tuple[dict[str, Cell], bool]:
-        """Return what the app changed in a row, and whether new columns wait for values that the item has."""
+    def changes(self, one: Sighting, base: Stored, look: Look) -> Changes:
+        """Return what is new in a row."""
         assert one.values is not None
-        names = sorted(one.values)
-        changes: dict[str, Cell] = {}
-        if len(one.listed) == HASH_BYTES * len(names) and not self.has_other_columns(one.table, look):
-            for place, column in enumerate(names):
-                now = column_hash(one.values[column])
-                if now != one.listed[HASH_BYTES * place : HASH_BYTES * (place + 1)]:
-                    changes[column] = self.cell(one.table, column, one.values[column])
-            return changes, False
-        # The table has other columns than it had: what a new one holds by default nobody wrote.
-        wanting = False
-        cells = state_of(base.item).cells
-        before = set(look.known.get(one.table.name, ()))
-        for column in names:
-            value = one.values[column]
-            cell = self.cell(one.table, column, value)
-            if column in cells and same_cell(cells[column], cell):
-                continue
-            if column not in before and same_cell(value, self.default(one.table, column)):
-                wanting |= column in cells
-                continue
-            changes[column] = cell
-        return changes, wanting
+        table = one.table
+        if not self.has_other_columns(table, look):
+            listed = hashes_of(one.listed, one.values)
+            if listed:
+                return Changes(
+                    written={
+                        name: self.cell(table, name, value)
+                        for name, value in one.values.items()
+                        if column_hash(value) != listed[name]
+                    }
+                )
+        now = self.cells(table, one.values)
+        self.name_itself(one, now)
+        before = set(look.known.get(table.name, ()))
+        listed = hashes_of(one.listed, before - {column.name for column in table.columns if column.generated})
+        new = one.values.keys() - before
+        return changes_of(
+            state_of(base.item),
+            now,
+            before=before,
+            # An index may stand against what is recorded, or a type: then something else is shown.
+            unchanged={name for name, value in one.values.items() if listed.get(name) == column_hash(value)},
+            filled={name for name in new if same_cell(one.values[name], self.default(table, name))},
+            touched=one.touched,
+        )
 
     def has_other_columns(self, table: Table, look: Look) -> bool:
         """Return whether a table has other columns than it had when it was looked at in full."""

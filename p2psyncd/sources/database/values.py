@@ -21,6 +21,7 @@ from blake3 import blake3
 
 __all__ = [
     "BIRTH_BYTES",
+    "COLUMN_HASH_BYTES",
     "INTEGER_MAX",
     "INTEGER_MIN",
     "Cell",

@@ -1,0 +1,177 @@
+"""Columns that an app's migration makes: what they hold here, and what others wrote into them before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from two_files import Clock, Replica, exchange
+
+from p2psyncd.sources.database.row import has_losers, state_of
+
+Pair = Callable[[str], tuple[Replica, Replica]]
+
+PEOPLE = "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT, phone TEXT)"
+ADA = "INSERT INTO people VALUES (1, 'Ada', '1')"
+ADD = ("ALTER TABLE people ADD COLUMN mood TEXT",)
+RENAME = ("ALTER TABLE people RENAME COLUMN phone TO tel",)
+
+
+def rebuilt(filled: str = "'calm'") -> Sequence[str]:
+    """Return how Django adds a column: the table is made anew, and its definition does not tell what filled the column."""
+    return (
+        "CREATE TABLE made(id INTEGER PRIMARY KEY, name TEXT, phone TEXT, mood TEXT NOT NULL)",
+        f"INSERT INTO made SELECT id, name, phone, {filled} FROM people",
+        "DROP TABLE people",
+        "ALTER TABLE made RENAME TO people",
+    )
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Makes two replicas with the same schema and rows."""
+    made: list[Replica] = []
+
+    def make(*ddl: str) -> tuple[Replica, Replica]:
+        clock = Clock()
+        made.extend(Replica(number, tmp_path / f"{number}.db", ";".join(ddl), clock) for number in (1, 2))
+        exchange(*made)
+        return made[0], made[1]
+
+    yield make
+    for replica in made:
+        replica.close()
+
+
+def losers(replica: Replica) -> dict[str, object]:
+    """Return the values that lost, and are listed, by column."""
+    return {
+        name: cell
+        for item in replica.items()
+        if has_losers(item.meta) and item.key.startswith(b"people/")
+        for loser in state_of(item).losers
+        for name, cell in loser.cells.items()
+    }
+
+
+APART = pytest.mark.parametrize("apart", [False, True], ids=["one after the other", "apart"])
+
+
+@APART
+@pytest.mark.parametrize(
+    ("migration", "edit", "row"),
+    [
+        (ADD, "mood = 'merry'", "(1, 'Ada', '1', 'merry')"),
+        (RENAME, "tel = '2'", "(1, 'Ada', '2')"),
+        (rebuilt(), "mood = 'merry'", "(1, 'Ada', '1', 'merry')"),
+        (rebuilt("name || ' is fine'"), "mood = 'merry'", "(1, 'Ada', '1', 'merry')"),
+    ],
+    ids=["added", "renamed", "filled", "computed"],
+)
+def test_what_was_written_into_a_new_column_stays_when_another_device_migrates_later(
+    pair: Pair, migration: Sequence[str], edit: str, row: str, apart: bool
+) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run(*migration)
+    a.scan()
+    a.run(f"UPDATE people SET {edit}")
+    a.scan()
+    if not apart:
+        exchange(a, b)
+    b.run(*migration)
+    b.scan()
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"people": [row]}
+    assert losers(a) == losers(b) == {}
+    assert a.scan() == b.scan() == 0
+
+
+@APART
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_edit_under_the_old_name_of_a_column_is_there_under_the_new_one(
+    pair: Pair, apart: bool, first: int
+) -> None:
+    replicas = pair(PEOPLE, ADA)
+    renaming, editing = replicas[first], replicas[1 - first]
+    renaming.run(*RENAME)
+    renaming.scan()
+    if not apart:
+        exchange(*replicas)
+    editing.run("UPDATE people SET phone = '2'")
+    editing.run(*RENAME)
+    exchange(*replicas)
+    for replica in replicas:
+        assert replica.tables() == {"people": ["(1, 'Ada', '2')"]}
+        assert losers(replica) == {}
+
+
+def test_a_row_that_the_app_wrote_gets_the_others_values_of_new_columns_all_the_same(pair: Pair) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run(*ADD, "UPDATE people SET mood = 'merry'")
+    exchange(a, b)
+    b.run("UPDATE people SET name = 'Ada L.'", *ADD)
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"people": ["(1, 'Ada L.', '1', 'merry')"]}
+    assert losers(a) == losers(b) == {}
+
+
+def test_a_value_that_an_app_wrote_over_one_that_it_never_saw_leaves_that_to_be_restored(pair: Pair) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run(*ADD, "UPDATE people SET mood = 'merry'")
+    exchange(a, b)
+    b.run(*ADD, "UPDATE people SET mood = 'sad'")
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"people": ["(1, 'Ada', '1', 'sad')"]}
+    assert losers(a) == losers(b) == {"mood": "merry"}
+
+
+def test_a_row_that_is_asked_for_while_the_app_migrates_is_not_taken_for_written(pair: Pair) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run(*rebuilt())
+    a.scan()
+    a.run("UPDATE people SET mood = 'merry'")
+    a.scan()
+    b.run(*rebuilt())
+    b.receive(a.items())
+    b.apply()  # is surprised by the new schema, and asks for the row
+    assert b.tables() == {"people": ["(1, 'Ada', '1', 'merry')"]}
+    exchange(a, b)
+    assert losers(a) == losers(b) == {}
+
+
+def test_a_row_that_is_shown_under_another_number_is_not_written_anew_by_a_migration(pair: Pair) -> None:
+    a, b = pair(PEOPLE)
+    a.run("INSERT INTO people VALUES (7, 'Eve', '7')")
+    a.scan()
+    b.run("INSERT INTO people VALUES (7, 'Dan', '77')")
+    exchange(a, b)
+    before = {item.key: item for item in a.items() if item.key.startswith(b"people/")}
+    for replica in (a, b):
+        replica.run(*ADD)
+    exchange(a, b)
+    assert {item.key: item for item in a.items() if item.key in before} == before
+    for replica in (a, b):
+        replica.run("ALTER TABLE people RENAME COLUMN id TO number")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    numbers = [state_of(item).cells["number"] for item in a.items() if item.key in before]
+    assert numbers == [7, 7]
+
+
+def test_a_row_that_cannot_be_shown_as_it_is_recorded_is_not_written_anew_by_a_migration(pair: Pair) -> None:
+    a, b = pair(
+        "CREATE TABLE people(id INTEGER PRIMARY KEY, low INTEGER, high INTEGER, CHECK (low <= high))",
+        "INSERT INTO people VALUES (1, 3, 5)",
+    )
+    a.run("UPDATE people SET low = 5")
+    a.scan()
+    b.run("UPDATE people SET high = 4")
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"people": ["(1, 3, 4)"]}
+    before = [item for item in a.items() if item.key.startswith(b"people/")]
+    for replica in (a, b):
+        replica.run(*ADD)
+    exchange(a, b)
+    assert [item for item in a.items() if item.key.startswith(b"people/")] == before
+    assert a.tables() == b.tables() == {"people": ["(1, 3, 4, None)"]}
