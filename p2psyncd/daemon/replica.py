@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from enum import Enum
 from itertools import islice
 from typing import TypeVar
@@ -105,6 +106,9 @@ class Replica:
         self.patient_until_s = 0.0
         """No other actor is minted before this moment, on a peer's word."""
         self.lock = trio.Lock()
+        self.looking = trio.Lock()
+        """Held from a look at a source that is one whole until what it found is recorded. Another look in between would
+        hold what is there against what is about to be outdated, and take an edit for seen that nobody records."""
         self.signal = Signal()
         self.phase = Phase.STARTING
         self.reason = ""
@@ -180,6 +184,11 @@ class Replica:
                 self.enter(Phase.READY)
 
     async def capture(self, dirty: Dirty, *, whole: bool) -> None:
+        """Look, and record what is found; where it is one whole, only one at a time."""
+        async with self.looking if self.source.whole else nullcontext():
+            await self.find(dirty, whole=whole)
+
+    async def find(self, dirty: Dirty, *, whole: bool) -> None:
         """Run a scan and record what it finds, step by step."""
         found = self.source.scan(dirty)
         errors: dict[bytes, str] = {}
