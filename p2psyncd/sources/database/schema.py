@@ -333,18 +333,29 @@ def read_foreign_keys(connection: apsw.Connection, table: str) -> Iterator[Forei
 
 
 def with_parents(tables: dict[str, Table]) -> dict[str, Table]:
-    """Name parents and their columns as they name themselves, and the key where a reference names no columns."""
+    """Name parents and their columns as they name themselves, and the key where a reference names no columns.
+
+    A reference that does not fit its parent goes: an app that declares one never enforces it, as SQLite would
+    refuse to write either table.
+    """
     by_name = {name.lower(): table for name, table in tables.items()}
 
-    def resolved(key: ForeignKey) -> ForeignKey:
+    def resolved(key: ForeignKey) -> ForeignKey | None:
         parent = by_name.get(key.parent.lower())
         if parent is None:
             return key
         spelling = {column.name.lower(): column.name for column in parent.columns}
         columns = tuple(spelling.get(name.lower(), name) for name in key.parent_columns) or parent.pk
+        if len(columns) != len(key.columns) or not is_unique(parent, columns):
+            return None
         return replace(key, parent=parent.name, parent_columns=columns)
 
     return {
-        name: replace(table, foreign_keys=tuple(resolved(key) for key in table.foreign_keys))
+        name: replace(table, foreign_keys=tuple(fit for key in table.foreign_keys if (fit := resolved(key))))
         for name, table in tables.items()
     }
+
+
+def is_unique(table: Table, columns: Collection[str]) -> bool:
+    """Return whether some columns are what a reference may name: the primary key, or those of a unique index."""
+    return set(columns) in (set(table.pk), *(set(unique.columns) for unique in table.uniques))

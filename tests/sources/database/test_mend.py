@@ -136,3 +136,18 @@ def test_a_reference_by_another_unique_column_goes_with_its_parent(pair: Pair) -
     b.run("INSERT INTO city VALUES (2, 'DE')")
     exchange(a, b)
     assert a.tables() == b.tables() == {"country": [], "city": []}
+
+
+@pytest.mark.parametrize("reference", ["pair", "pair(nix)"])
+def test_rows_with_a_reference_that_does_not_fit_its_parent_are_synced(pair: Pair, reference: str) -> None:
+    a, b = pair(
+        "CREATE TABLE pair(a, b, PRIMARY KEY(a, b));"
+        f"CREATE TABLE child(id INTEGER PRIMARY KEY, v, p REFERENCES {reference})"
+    )
+    a.run("INSERT INTO child VALUES (1, 'v', 'x')", foreign_keys=False)
+    a.run("INSERT INTO pair VALUES ('x', 1)", foreign_keys=False)
+    exchange(a, b)
+    b.run("DELETE FROM pair", foreign_keys=False)
+    a.run("UPDATE child SET v = 'w'", foreign_keys=False)
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"child": ["(1, 'w', 'x')"], "pair": []}

@@ -133,6 +133,15 @@ def test_foreign_keys_are_resolved_to_the_parents_own_names() -> None:
     )
 
 
+@pytest.mark.parametrize("reference", ["pair", "pair(a)", "pair(nix)", "pair(c)"])
+def test_a_reference_that_does_not_fit_its_parent_is_none(reference: str) -> None:
+    schema = schema_of(
+        "CREATE TABLE pair(a, b, c, PRIMARY KEY(a, b))",
+        f"CREATE TABLE child(id INTEGER PRIMARY KEY, p REFERENCES {reference})",
+    )
+    assert schema.tables["child"].foreign_keys == ()
+
+
 def test_two_devices_may_give_one_number_to_two_rows_where_the_key_is_one_integer_of_its_own() -> None:
     schema = schema_of(
         "CREATE TABLE a(id INTEGER PRIMARY KEY)",
