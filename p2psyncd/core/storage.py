@@ -118,6 +118,10 @@ class ShareStorage(Protocol):
         """Return the pending rows of these keys."""
         ...
 
+    def still_pending(self, rows: Sequence[Pending]) -> list[Pending]:
+        """Return what of some pending rows is pending still, in their order, each as it is now."""
+        ...
+
     def base_of_pending_digest(self, digest: bytes) -> list[Stored]:
         """Return applied things with this digest that a pending version is about to replace or delete."""
         ...

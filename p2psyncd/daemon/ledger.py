@@ -125,7 +125,9 @@ class Ledger:
 
     def page(self, keys: Sequence[bytes]) -> Page:
         """Return what the store says about some keys."""
-        return Page(self.store.get_many(keys), self.store.pending_of(keys))
+        stored = self.store.get_many(keys)
+        # What is pending is not in place: most keys are either new, or in place.
+        return Page(stored, self.store.pending_of([key for key, row in stored.items() if not row.state]))
 
     def write(self, page: Page) -> None:
         """Hand a page's rows to the store."""

@@ -522,12 +522,7 @@ class Replica:
     def apply_now(self, batch: Sequence[Pending]) -> list[Outcome]:
         """Apply what is still pending of a batch, and note the outcomes; blocks."""
         self.source.check()
-        current = self.store.pending_of([p.item.key for p in batch])
-        still: list[Pending] = []
-        for planned in batch:
-            now = current.get(planned.item.key)
-            if now is not None and now.item.dot == planned.item.dot:
-                still.append(now)
+        still = self.store.still_pending(batch)
         outcomes = self.source.apply(still)
         dots: dict[bytes, Dot] = {p.item.key: p.item.dot for p in still}
         with self.store.transaction():

@@ -21,7 +21,7 @@ from p2psyncd.core.trie import (
     root_of,
 )
 from p2psyncd.core.version import Dot, unpack_vector
-from p2psyncd.store.database import Database
+from p2psyncd.store.database import Database, Row
 from p2psyncd.store.nodes import Nodes
 from p2psyncd.store.rows import BASE, ITEM, STORED, Actors, item_of, key_slices, pending_of, stored_of
 
@@ -86,6 +86,31 @@ class ShareReader:
                 part,
             )
         }
+
+    def pending_columns(self, keys: Sequence[bytes], columns: str) -> list[Row]:
+        """Return the keys that are pending, of these, each with some columns of the table `items`."""
+        return [
+            row
+            for marks, part in key_slices(keys)
+            for row in self.database.rows(
+                f"SELECT key, {columns} FROM items WHERE pending = 1 AND key IN ({marks})", part
+            )
+        ]
+
+    def still_pending(self, rows: Sequence[Pending]) -> list[Pending]:
+        """Return what of some pending rows is pending still, in their order, each as it is now."""
+        found = {
+            key: (Dot(self.actors[actor], seq), disk_kind)
+            for key, actor, seq, disk_kind in self.pending_columns(
+                [row.item.key for row in rows], "actor, seq, disk_kind"
+            )
+        }
+        same = [row for row in rows if found.get(row.item.key, (None,))[0] == row.item.dot]
+        # Most are new here. What is in place beneath the others may be something else by now.
+        again = self.pending_of(
+            [row.item.key for row in same if row.base is not None or found[row.item.key][1]]
+        )
+        return [again.get(row.item.key, row) for row in same]
 
     def base_of_pending_digest(self, digest: bytes) -> list[Stored]:
         """Return applied files with this digest that a pending version is about to replace or delete (at most 256)."""

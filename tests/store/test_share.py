@@ -132,6 +132,29 @@ def test_a_pending_item_has_no_state_and_keeps_its_base(store: ShareStore, share
     assert store.pending(limit=5) == [pending(newer, base)]
 
 
+def test_of_pending_items_those_are_left_that_nothing_overtook_with_what_is_beneath_them_now(
+    store: ShareStore, share: Any
+) -> None:
+    base = stored(share.item(b"base", 1))
+    store.put([base])
+    waiting = [
+        pending(share.item(name, 2)) for name in (b"c", b"settled", b"a", b"overtaken", b"gone", b"found")
+    ]
+    on_base = pending(share.item(b"base", 3), base)
+    store.put_pending([*waiting[:4], waiting[5], on_base])
+    store.settle([(b"settled", waiting[1].item.dot, b"s")])
+    store.put_pending([pending(share.item(b"overtaken", 4))])
+    found = pending(waiting[5].item, stored(share.item(b"found", 1)))
+    store.put_pending([found])  # what was in place was found out about since
+    store.set_state([(b"base", b"touched")])
+    assert store.still_pending([*waiting, on_base]) == [
+        waiting[0],
+        waiting[2],
+        found,
+        replace(on_base, base=replace(base, state=b"touched")),
+    ]
+
+
 def test_a_newer_version_of_a_pending_item_replaces_it_whole(store: ShareStore, share: Any) -> None:
     base = stored(share.item(b"a", 1))
     store.put_pending([pending(share.item(b"a", 2), base, "no room")])
