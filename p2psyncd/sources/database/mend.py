@@ -9,10 +9,12 @@ them, does not enforce its references, and its rows stay as they are.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 
 import apsw
 
 from p2psyncd.core.item import Draft, Item
+from p2psyncd.sources.database.defaults import UnknownDefault, default_of
 from p2psyncd.sources.database.keys import pack_key, unpack_key
 from p2psyncd.sources.database.row import (
     LIFE_MAX,
@@ -27,7 +29,7 @@ from p2psyncd.sources.database.row import (
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import ForeignKey, Schema, Table
 from p2psyncd.sources.database.show import Catalogue, Identities, Places, View, as_value, collations, natural
-from p2psyncd.sources.database.values import Cell, Ref, Value, same_cell
+from p2psyncd.sources.database.values import Cell, Ref, same_cell
 
 __all__ = ["Mender"]
 
@@ -182,16 +184,19 @@ class Mender:
             return
         if (state_of(child).flags | state_of(parent).flags) & UNENFORCED:
             return
+        changes: dict[str, Cell] = {}
         match foreign.on_delete:
             case "CASCADE":
                 drafts[child.key] = draft(child.key, removed(child))
                 return
             case "SET NULL":
-                changes: dict[str, Cell] = dict.fromkeys(foreign.columns)
+                changes = dict.fromkeys(foreign.columns)
             case "SET DEFAULT":
-                changes = {column: self.default(table, column) for column in foreign.columns}
+                # Where only the app knows the default, the parent comes back.
+                with suppress(UnknownDefault):
+                    changes = {column: default_of(table, column) for column in foreign.columns}
             case _:
-                changes = {}
+                pass
         cells = state_of(child).cells
         let_go = any(not same_cell(cells.get(column), cell) for column, cell in changes.items())
         if let_go and not any(cell is None and self.is_needed(table, c) for c, cell in changes.items()):
@@ -204,14 +209,6 @@ class Mender:
     def is_needed(self, table: Table, column: str) -> bool:
         """Return whether a column cannot be NULL."""
         return table.column(column).not_null or (column in table.pk and not table.key_may_be_null)
-
-    def default(self, table: Table, column: str) -> Value:
-        """Return the default of a column."""
-        text = table.column(column).default
-        if text is None:
-            return None
-        value: Value = self.rows.connection.execute(f"SELECT {text}").get
-        return value
 
 
 def is_sound(item: Item) -> bool:

@@ -9,19 +9,22 @@ transaction. `OR ABORT` overrules an ON CONFLICT clause in the table's own defin
 # ruff: noqa: S608 - names are quoted, values are bound.
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import apsw
 
 from p2psyncd.sources.database.indexes import OddUnique
 from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.schema import Table
-from p2psyncd.sources.database.values import RawText, Value
+from p2psyncd.sources.database.values import RawText, Value, text_of
 
 __all__ = ["Rows", "affinities", "bound", "keeps", "keeps_type"]
 
 Place = tuple[Value, ...]
+
+# A statement's own marks are outside of texts and names, in which a question mark may stand, too.
+MARK = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|\?""")
 
 
 class TableRows:
@@ -46,8 +49,8 @@ class TableRows:
         try:
             row = self.connection.execute(select, bindings).fetchone()
         except UnicodeDecodeError:
-            typed = select.replace(self.selected, self.raw(self.columns), 1)
-            row = raw_row(self.connection.execute(typed, bindings).fetchall()[0])
+            rest = select.removeprefix(f"SELECT {self.selected}")
+            row = next(self.raw(self.columns, rest, bindings))
         return None if row is None else dict(zip(self.columns, row, strict=True))
 
     def keeps(self, values: Mapping[str, Value]) -> bool:
@@ -63,11 +66,8 @@ class TableRows:
                 yield dict(zip(self.columns, row, strict=True))
                 read += 1
         except UnicodeDecodeError:
-            typed = self.connection.execute(
-                f"SELECT {self.raw(self.columns)} {rest} LIMIT -1 OFFSET ?", (read,)
-            )
-            for row in typed:
-                yield dict(zip(self.columns, raw_row(row), strict=True))
+            for raw in self.raw(self.columns, f" {rest} LIMIT -1 OFFSET ?", (read,)):
+                yield dict(zip(self.columns, raw, strict=True))
 
     def find(self, condition: str, values: Place) -> list[Place]:
         """Return the key values of the rows that fulfil a condition."""
@@ -75,16 +75,23 @@ class TableRows:
         try:
             return [tuple(row) for row in self.connection.execute(statement, bindings)]
         except UnicodeDecodeError:
-            keys = self.raw(self.table.pk)
-            statement = statement.replace(self.keys, f"SELECT {keys} FROM {self.name} WHERE ", 1)
-            return [raw_row(row) for row in self.connection.execute(statement, bindings)]
+            rest = f" FROM {self.name} WHERE " + statement.removeprefix(self.keys)
+            return list(self.raw(self.table.pk, rest, bindings))
 
-    def raw(self, columns: Sequence[str]) -> str:
-        """Return what to select where a text may be no UTF-8: each column's type, and a text's bytes."""
+    def raw(self, columns: Sequence[str], rest: str, bindings: Sequence[object]) -> Iterator[Place]:
+        """Yield some columns of rows in which a text may be no UTF-8: read as bytes, beside the type of each.
+
+        These are two statements, as a result has 2,000 columns at most, which a table may have already.
+        """
         names = [quoted(column) for column in columns]
-        return ", ".join(
-            f"typeof({name}), iif(typeof({name}) = 'text', CAST({name} AS BLOB), {name})" for name in names
-        )
+        types = ", ".join(f"typeof({name})" for name in names)
+        values = ", ".join(f"iif(typeof({name}) = 'text', CAST({name} AS BLOB), {name})" for name in names)
+        kinds = self.connection.execute(f"SELECT {types}{rest}", bindings)
+        for row in self.connection.execute(f"SELECT {values}{rest}", bindings):
+            yield tuple(
+                text_of(value) if kind == "text" else value
+                for kind, value in zip(next(kinds), row, strict=True)
+            )
 
 
 class Rows:
@@ -174,16 +181,15 @@ def bound(sql: str, values: Sequence[Value]) -> tuple[str, Sequence[object]]:
     """Return a statement and what to bind: casts in place of the marks of texts that are no UTF-8."""
     if RawText not in map(type, values):
         return sql, values
-    # Only these statements' own marks are outside of quotes: a column's name may hold a question mark.
-    parts, quote, at = [], False, 0
-    for character in sql:
-        quote ^= character == '"'
-        if character == "?" and not quote:
-            parts.append("CAST(? AS TEXT)" if isinstance(values[at], RawText) else "?")
-            at += 1
-        else:
-            parts.append(character)
-    return "".join(parts), [value.data if isinstance(value, RawText) else value for value in values]
+    left = iter(values)
+
+    def cast(found: re.Match[str]) -> str:
+        if found[0] != "?":
+            return found[0]
+        return "CAST(? AS TEXT)" if isinstance(next(left), RawText) else "?"
+
+    bindings = [value.data if isinstance(value, RawText) else value for value in values]
+    return MARK.sub(cast, sql), bindings
 
 
 def affinities(table: Table) -> dict[str, str]:
@@ -226,18 +232,3 @@ def keeps(affinity_here: str, value: Value) -> bool:
     if kind is str:
         return not value or value[0].isalpha()  # type: ignore[index, union-attr]
     return kind is int or (kind is float and not value.is_integer())  # type: ignore[union-attr]
-
-
-def raw_row(row: Sequence[Any]) -> Place:
-    """Return the values of a row that was read with each column's type."""
-    return tuple(
-        text_of(value) if kind == "text" else value for kind, value in zip(row[::2], row[1::2], strict=True)
-    )
-
-
-def text_of(data: bytes) -> str | RawText:
-    """Return the text that some bytes are."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return RawText(data)

@@ -20,6 +20,7 @@ import apsw
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Stored
+from p2psyncd.sources.database.defaults import UnknownDefault, default_of
 from p2psyncd.sources.database.hints import Hint
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, identities, new_birth, pack_key, unpack_key
 from p2psyncd.sources.database.migration import Changes, changes_of, hashes_of
@@ -416,22 +417,10 @@ class Scanner:
         """Return what a column holds where nobody wrote it."""
         place = (table.name, column)
         if place not in self.defaults:
-            text = table.column(column).default
-            value: Value = None
-            if text is not None:
-                with suppress(apsw.SQLError):
-                    value = self.converted(table, column, text)
-            self.defaults[place] = value
+            self.defaults[place] = None
+            with suppress(UnknownDefault):
+                self.defaults[place] = default_of(table, column)
         return self.defaults[place]
-
-    def converted(self, table: Table, column: str, text: str) -> Value:
-        """Return a default as the column stores it."""
-        kind = table.column(column).type
-        value: Value
-        [(value,)] = self.connection.execute(
-            f"SELECT CAST(({text}) AS {kind})" if kind and not is_text(text) else f"SELECT ({text})"
-        )
-        return value
 
     def observation(self, one: Sighting, made: Draft, *, baseline: bool = False) -> Observation:
         """Return what was seen, for the ledger."""
@@ -589,8 +578,3 @@ def in_order(schema: Schema, names: Collection[str]) -> list[Table]:
     for name in sorted(schema.tables):
         visit(name)
     return [table for name, table in ordered.items() if name in names]
-
-
-def is_text(sql: str) -> bool:
-    """Return whether a default is written as a text or blob: these are stored as they are."""
-    return sql.lstrip("( ")[:1] in {"'", '"', "x", "X"}

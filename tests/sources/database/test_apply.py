@@ -511,3 +511,22 @@ def test_a_column_renamed_on_one_device_after_the_other_ends_the_same_on_both(pa
     exchange(a, b)
     assert a.tables() == b.tables() == {"people": ["(1, 'Ada L.', 36)"]}
     assert a.scan() == b.scan() == 0
+
+
+def test_a_text_that_is_no_utf_8_is_found_by_an_index_whose_condition_holds_a_question_mark(
+    pair: Pair,
+) -> None:
+    a, b = pair(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, n TEXT, s TEXT);"
+        "CREATE UNIQUE INDEX ti ON t(n) WHERE s <> '?' AND s <> '\"'"
+    )
+    a.run("INSERT INTO t VALUES (1, CAST(x'ff' AS TEXT), 'a')")
+    exchange(a, b)
+    assert b.run("SELECT id, hex(n), s FROM t") == [(1, "FF", "a")]
+
+
+def test_a_text_that_is_no_utf_8_comes_in_a_table_as_wide_as_they_get(pair: Pair) -> None:
+    a, b = pair(f"CREATE TABLE t(id INTEGER PRIMARY KEY, {', '.join(f'c{n}' for n in range(1999))})")
+    a.run("INSERT INTO t(id, c5, c1998) VALUES (1, CAST(x'ff' AS TEXT), 'x')")
+    exchange(a, b)
+    assert b.run("SELECT id, hex(c5), c1998 FROM t") == [(1, "FF", "x")]

@@ -151,3 +151,23 @@ def test_rows_with_a_reference_that_does_not_fit_its_parent_are_synced(pair: Pai
     a.run("UPDATE child SET v = 'w'", foreign_keys=False)
     exchange(a, b)
     assert a.tables() == b.tables() == {"child": ["(1, 'w', 'x')"], "pair": []}
+
+
+@pytest.mark.parametrize(
+    ("default", "children"), [("none", ["(1, 'none')"]), ("(only_the_app_has())", ["(1, 'x')"])]
+)
+def test_a_default_parent_may_be_a_bare_word_and_the_parent_comes_back_where_only_the_app_knows_it(
+    pair: Pair, default: str, children: list[str]
+) -> None:
+    a, b = pair(
+        "CREATE TABLE parent(id TEXT PRIMARY KEY);"
+        f"CREATE TABLE child(id INTEGER PRIMARY KEY, p TEXT DEFAULT {default}"
+        " REFERENCES parent(id) ON DELETE SET DEFAULT)"
+    )
+    a.run("INSERT INTO parent VALUES ('none'), ('x')")
+    exchange(a, b)
+    a.run("DELETE FROM parent WHERE id = 'x'", foreign_keys=False)
+    b.run("INSERT INTO child VALUES (1, 'x')")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert b.tables()["child"] == children
