@@ -72,13 +72,21 @@ class OddUnique:
     """The columns that all of this depends on."""
 
     def claim(self) -> str:
-        """Return the condition that a row of the table, `holder`, holds the value that a trigger's NEW row claims."""
+        """Return the condition that a row of the table, `holder`, holds the value that a trigger's NEW row claims.
+
+        Of a row that is not in the index no expression is worked out: it may be none that it can be worked out for.
+        For NEW a CASE sees to that, for the holder the index itself, in which SQLite looks the values up.
+        """
         new = ", ".join(f"NEW.{quoted(column)} AS {quoted(column)}" for column in self.columns)
         parts = [
-            f"({term}) COLLATE {quoted(collation)} = (SELECT {term} FROM (SELECT {new}))"
+            f"({term}) COLLATE {quoted(collation)} = (SELECT {self.guarded(term)} FROM (SELECT {new}))"
             for term, collation in zip(self.terms, self.collations, strict=True)
         ]
-        return " AND ".join([*parts, f"({self.where})"] if self.where else parts)
+        return " AND ".join([f"({self.where})", *parts] if self.where else parts)
+
+    def guarded(self, term: str) -> str:
+        """Return a term that is NULL for rows that are not in the index, and is not worked out for them."""
+        return f"CASE WHEN {self.where} THEN {term} END" if self.where else term
 
     def change(self) -> str:
         """Return the condition that a trigger's NEW row may claim another value than its OLD one."""

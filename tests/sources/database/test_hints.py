@@ -187,6 +187,38 @@ def test_a_row_evicted_through_any_kind_of_unique_index_is_hinted(index: str, ev
     assert taken(app) == {("t", (1,)), ("t", (3,))}
 
 
+@pytest.mark.parametrize(
+    "index",
+    ["t(json_extract(d, '$.mail')) WHERE kind = 'user'", "t(lower(d->>'$.mail'), kind) WHERE json_valid(d)"],
+)
+def test_an_expression_is_worked_out_for_rows_of_its_index_only(index: str) -> None:
+    app = opened(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, kind TEXT, d TEXT)", f"CREATE UNIQUE INDEX i ON {index}"
+    )
+    note, user = "('note', 'no JSON')", """('user', '{"mail": "m"}')"""
+    for values in (note, user, note):
+        app.execute(f"INSERT INTO t(kind, d) VALUES{values}")
+    app.execute("UPDATE t SET d = 'none either' WHERE kind = 'note'")
+    taken(app)
+    app.execute(f"REPLACE INTO t(kind, d) VALUES{user}")
+    assert taken(app) == {("t", (2,)), ("t", (4,))}
+    app.execute("DROP INDEX i")
+    app.execute(f"INSERT INTO t(kind, d) VALUES{note}")
+    app.execute(f"INSERT INTO t(kind, d) VALUES{user}")
+
+
+def test_who_has_a_value_is_looked_up_in_the_index_over_expressions_or_some_rows() -> None:
+    app = opened(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, kind TEXT, d TEXT)",
+        "CREATE UNIQUE INDEX i ON t(json_extract(d, '$.mail')) WHERE kind = 'user'",
+    )
+    (odd,) = read_schema(app).tables["t"].odd_uniques
+    app.execute("CREATE TEMP TABLE new AS SELECT kind, d FROM t")
+    plan = app.execute(f"EXPLAIN QUERY PLAN SELECT (SELECT id FROM t AS holder WHERE {odd.claim()}) FROM new")
+    steps = [step for *_, step in plan if "holder" in step]
+    assert [step.split(" (")[0] for step in steps] == ["SEARCH holder USING INDEX i"]
+
+
 def test_a_row_evicted_through_a_unique_generated_column_is_hinted() -> None:
     app = opened("CREATE TABLE t(id INTEGER PRIMARY KEY, a, g AS (a % 10) UNIQUE)")
     app.execute("INSERT INTO t VALUES(1, 11), (2, 22)")
