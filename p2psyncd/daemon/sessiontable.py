@@ -24,7 +24,7 @@ import trio
 from p2psyncd.core.ids import DeviceId, ShareId
 from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.sessions import ANEW, MessageLink, SessionDriver
-from p2psyncd.errors import P2psyncError, RemoteProtocolError, StateForked
+from p2psyncd.errors import P2psyncError, RemoteProtocolError, ShareHeld, StateForked
 from p2psyncd.wire.messages import Closed, Hello, ShareMessage
 
 __all__ = ["SessionEvents", "SessionTable", "first_of_group"]
@@ -196,6 +196,8 @@ class SessionTable:
             log.debug("session_ended share=%s reason=%s", share.hex()[:8], reason)
             if reason == ANEW and self.drivers.get(share) is driver:
                 self.end(share, reason)
+        except* ShareHeld as group:
+            self.hold(driver, first_of_group(group))
         except* (OSError, P2psyncError) as group:
             self.fail(driver, first_of_group(group), nursery)
         finally:
@@ -205,6 +207,15 @@ class SessionTable:
             self.on_progress()
         if reason == ANEW:
             self.open(nursery)
+
+    def hold(self, driver: SessionDriver, error: Exception) -> None:
+        """End a session that found, before any scan did, that what is shared is not what it was."""
+        replica = driver.replica
+        assert isinstance(error, ShareHeld)
+        if replica.phase in {Phase.READY, Phase.SCANNING}:
+            replica.enter(Phase.HELD, error.detail or error.message)
+        if self.drivers.get(replica.share) is driver:
+            self.end(replica.share, type(error).__name__)
 
     def fail(self, driver: SessionDriver, error: Exception, nursery: trio.Nursery) -> None:
         """End a session for an error; it is tried again a little later."""
