@@ -481,6 +481,12 @@ class Replica:
             self.cut.discard(sender)
             await self.step(self.note_midstream)
 
+    async def streams_ended(self) -> None:
+        """Note that some peer has all that we have, and all of it in place: nothing is missing of streams that were cut."""
+        if self.cut:
+            self.cut.clear()
+            await self.step(self.note_midstream)
+
     def stream_cut(self, sender: DeviceId) -> None:
         """Note that a session ended amid a stream: the rest comes with another one, from whomever."""
         if sender in self.midstream:

@@ -127,6 +127,13 @@ class SessionDriver:
         )
 
     @property
+    def peer_is_whole(self) -> bool:
+        """Whether the peer has put all in place that we have: no part of what was changed together is missing."""
+        peer, standing = self.session.peer, self.replica.standing
+        equal = peer is not None and peer.need_items == 0 and peer.root == standing.root
+        return equal and self.session.comparable(standing)
+
+    @property
     def at_rest(self) -> bool:
         """Whether both sides have the same, as far as is known, and nothing is under way."""
         session, standing = self.session, self.replica.standing
@@ -169,6 +176,8 @@ class SessionDriver:
                         await self.carry_out(effects, nursery)
                     if self.in_sync:
                         await self.replica.acknowledge()
+                    if self.peer_is_whole:
+                        await self.replica.streams_ended()
                     self.on_progress()
                     self.replica.signal.fire()
                 nursery.cancel_scope.cancel()
