@@ -390,11 +390,13 @@ class Ledger:
             return
         ours = stored.item
         if ours.dot == item.dot:
-            if ours.same_value(item) or not self.announces:
+            if ours.same_value(item) or not (self.announces or item.dot.actor == BASELINE_ACTOR):
                 return
             # One name for two writes: a disk was copied, and both machines went on with the same number at the
             # same time (or a device lies). Ours goes by another name from now on, and the two are concurrent.
-            ours = replace(ours, dot=self.dot())
+            # Of what was there before the share was, a device that only receives names nothing: it takes what wins.
+            if self.announces:
+                ours = replace(ours, dot=self.dot())
         # Two versions that each claim to know the other are a liar's: two honest devices that hold one each would
         # answer each other with theirs for ever. They are settled as what they are, concurrent.
         newer, older = self.knows(item, ours), self.knows(ours, item)
@@ -407,7 +409,7 @@ class Ledger:
             self.take_newer(page, item, base)
         elif not self.merge(page, Stored(item=ours, state=stored.state), item, base=base):
             received.deferred.append(item)
-        elif repair and item.dot.actor == BASELINE_ACTOR and page.stored[item.key].item.dot == ours.dot:
+        elif repair and item.dot.actor == BASELINE_ACTOR and is_same(page.stored[item.key].item, ours):
             received.answers.append(ours)
 
     def knows(self, item: Item, other: Item) -> bool:
@@ -688,6 +690,11 @@ def is_touched_directory(draft: Draft, base: Item, waiting: Item) -> bool:
     """
     kinds = (draft.kind, base.kind)
     return kinds == (Kind.DIRECTORY, Kind.DIRECTORY) and waiting.live and waiting.kind is not Kind.DIRECTORY
+
+
+def is_same(a: Item, b: Item) -> bool:
+    """Return whether two versions are one write, and say the same."""
+    return a.dot == b.dot and a.same_value(b)
 
 
 def same_content(a: Item, b: Item | Draft) -> bool:

@@ -15,7 +15,7 @@ from typing import Protocol, assert_never
 
 import trio
 
-from p2psyncd.core.ids import ActorId, DeviceId
+from p2psyncd.core.ids import BASELINE_ACTOR, ActorId, DeviceId
 from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.merkle import Summary, compare, find, summarize
@@ -284,7 +284,11 @@ class SessionDriver:
         """Compare the peer's summaries with our trie."""
         found = await self.replica.query(lambda store: compare(store, theirs))
         lacking = [*found.theirs_only, *(entry[0] for entry in found.differing)]
-        surplus = [entry[2] for entry in (*found.ours_only, *found.differing)]
+        surplus = [
+            entry[2]
+            for entry in (*found.ours_only, *found.differing)
+            if not self.session.offering or entry[3].actor == BASELINE_ACTOR
+        ]
         return self.session.descended(found.ask, lacking, surplus)
 
     async def recheck(self, nursery: trio.Nursery) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import assert_never
 
-from p2psyncd.core.ids import ActorId, DeviceId, ShareId
+from p2psyncd.core.ids import BASELINE_ACTOR, ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import Knowledge, covers, includes, join, knowledge_hash
 from p2psyncd.core.merkle import PREFIXES_MAX
@@ -122,6 +122,10 @@ class Session:
     descending: bool = False
     inspecting: bool = False
     """Whether the descent is only for a person who asked what differs."""
+    offered: bool = False
+    """Whether a deaf side has looked what the peer lacks of that of which its log does not tell."""
+    offering: bool = False
+    """Whether the descent is for that."""
     full: bool = False
     lacking: list[bytes] = field(default_factory=list)
     surplus: list[bytes] = field(default_factory=list)
@@ -314,8 +318,10 @@ class Session:
 
     def settle(self, standing: Standing) -> list[Effect]:
         """Commit when knowledge and roots are equal; have another look when only the roots differ."""
-        if self.peer is None or not self.comparable(standing):
+        if self.peer is None:
             return []
+        if not self.comparable(standing):
+            return self.offer(self.peer, standing)
         if self.peer.root == standing.root:
             self.agreed_root = standing.root
             self.repairs = 0
@@ -328,6 +334,21 @@ class Session:
         self.rechecking = True
         self.doubted = (standing.root, self.peer.root)
         return [Recheck()]
+
+    def offer(self, peer: PeerStanding, standing: Standing) -> list[Effect]:
+        """Look once what the peer lacks of what was here before the share was, on a device that only sends.
+
+        That has one dot on all devices, so it is in no log; and what others write never becomes known here, so that
+        roots are not compared.
+        """
+        wanted = self.deaf and BASELINE_ACTOR in standing.knowledge and peer.root != standing.root
+        ready = self.state is State.LIVE and includes(peer.knowledge, standing.knowledge)
+        if not wanted or not ready or self.offered or self.descending:
+            return []
+        self.offered = self.offering = self.descending = True
+        self.full = False
+        self.lacking, self.surplus, self.to_ask = [], [], [b""]
+        return [self.ask()]
 
     def recheck(self, standing: Standing) -> list[Effect]:
         """Handle the moment after `Recheck`: descend if nothing has changed and the roots still differ."""
@@ -387,6 +408,9 @@ class Session:
         effects: list[Effect] = []
         if self.surplus:
             effects.append(Supply(tuple(self.surplus)))
+        if self.offering:
+            self.offering = False
+            return effects
         effects += [
             Send(Want(share=self.share, hashes=tuple(self.lacking[at : at + WANT_MAX])))
             for at in range(0, len(self.lacking), WANT_MAX)

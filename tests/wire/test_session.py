@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2psyncd.core.ids import ActorId, DeviceId, ShareId
+from p2psyncd.core.ids import BASELINE_ACTOR, ActorId, DeviceId, ShareId
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.knowledge import knowledge_hash
 from p2psyncd.core.version import Dot, pack_vector
@@ -219,6 +219,21 @@ def test_a_send_only_side_never_makes_the_peers_knowledge_its_own() -> None:
     ours.streamed(standing())
     assert ours.receive(done({A: 1, B: 7}), standing()) == []
     assert ours.knows(standing()) == {A: 1}
+
+
+def test_a_send_only_side_looks_once_what_the_peer_lacks_of_the_first_sight() -> None:
+    here = standing({A: 1, BASELINE_ACTOR: 0})
+    ours = session(smaller=False)
+    ours.deaf = True
+    ours.start(here)
+    ours.receive(hello({B: 7, BASELINE_ACTOR: 0}, OTHER), here)
+    ours.streamed(here)
+    assert ours.receive(done({B: 7, BASELINE_ACTOR: 0}, OTHER), here) == [], "it has not heard all yet"
+    (sent,) = ours.receive(done({A: 1, B: 7, BASELINE_ACTOR: 0}, OTHER), here)
+    assert sent == Send(Ask(share=SHARE, prefixes=(b"",)))
+    assert ours.receive(Summaries(share=SHARE, body=[]), here) == [Descend([], (b"",))]
+    assert ours.descended([], [b"h" * 8], [b"row"]) == [Supply((b"row",))], "it wants nothing"
+    assert ours.receive(done({A: 1, B: 8, BASELINE_ACTOR: 0}, OTHER), here) == []
 
 
 @pytest.mark.parametrize(
