@@ -37,6 +37,8 @@ HELD = b"\0"
 """The state of what is known and settled, and deliberately not shown."""
 
 PLACES = "database-places"
+# About 30 MB. A scan looks a parent up for each reference to it, several times.
+FOUND_MAX = 100_000
 
 Place = tuple[Value, ...]
 """The values of a shown row's key columns."""
@@ -205,7 +207,7 @@ class Identities:
         self.view = view
         self.roots = reference_roots(schema)
         self.found: dict[tuple[str, int], Listed | None] = {}
-        """What `prefetch` found."""
+        """What was looked up before: many rows refer to one."""
 
     def prefetch(self, table: Table, places: Iterable[Place]) -> None:
         """Look many places of a table up at once."""
@@ -269,11 +271,12 @@ class Identities:
         """Return which of the rows that were born with a number has it."""
         if (table.name, number) in self.found:
             found = self.found[table.name, number]
-            return found.key if found is not None else None
-        for listed in self.view.store.below(identities(table.name, number)):
-            if self.has_number(listed):
-                return listed.key
-        return None
+        else:
+            if len(self.found) >= FOUND_MAX:
+                self.found.clear()
+            born = self.view.store.below(identities(table.name, number))
+            found = self.found[table.name, number] = next(filter(self.has_number, born), None)
+        return found.key if found is not None else None
 
     def dangling(self, table: Table, place: Place) -> bytes | None:
         """Return the row whose key refers to parents that are not here (any more)."""
