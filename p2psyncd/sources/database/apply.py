@@ -17,6 +17,7 @@ import cbor2
 
 from p2psyncd.core.storage import Pending
 from p2psyncd.core.version import Dot
+from p2psyncd.sources.database.bulk import insert_all, without_a_plan
 from p2psyncd.sources.database.edits import Edits
 from p2psyncd.sources.database.file import DatabaseAccess
 from p2psyncd.sources.database.hints import (
@@ -48,7 +49,7 @@ from p2psyncd.sources.database.show import (
     place_of,
 )
 from p2psyncd.sources.database.values import Value, from_wire, row_hash, to_wire
-from p2psyncd.sources.database.writing import Broken, Writer
+from p2psyncd.sources.database.writing import BREACHES, Broken, Writer
 from p2psyncd.sources.source import Applied, Failed, Outcome, Restated, Surprised
 
 __all__ = ["RowApplier"]
@@ -236,25 +237,28 @@ class RowApplier:
         """Plan and write; rows that break a constraint are found, and planned again without what breaks it."""
         edits = Edits(self.schema, read_hints(connection, self.schema))
         broken: dict[bytes, int] = {}
+        plain = not self.places and not self.places.unsettled
         with search_triggers(connection, self.schema):
             for _ in range(REPLANS_MAX):
-                planner = Planner(
-                    self.constraints,
-                    self.places,
-                    View(self.store),
-                    Rows(connection),
-                    edits=edits,
-                    broken=broken,
+                file = Rows(connection)
+                simple, others = (
+                    without_a_plan(batch, self.constraints, file, edits.tables) if plain else ([], batch)
                 )
-                planner.make(batch, sorted(self.places.unsettled))
+                planner = Planner(
+                    self.constraints, self.places, View(self.store), file, edits=edits, broken=broken
+                )
+                planner.make(others, sorted(self.places.unsettled))
                 writer = Writer(connection, planner)
                 try:
                     with connection:  # a savepoint
                         writer.write()
+                        insert_all(simple, file)
+                except BREACHES:
+                    plain = False  # they are written again one by one, like all others
                 except Broken:
                     broken.update(writer.find_broken())
-                    continue
-                return self.conclude(planner, writer, batch)
+                else:
+                    return self.conclude(planner, writer, others, simple)
         return Step(
             outcomes=[
                 Failed(key=one.pending.item.key, reason="it breaks constraints of the database")
@@ -262,10 +266,12 @@ class RowApplier:
             ]
         )
 
-    def conclude(self, planner: Planner, writer: Writer, batch: Sequence[Prepared]) -> Step:
-        """Return what was done."""
+    def conclude(
+        self, planner: Planner, writer: Writer, batch: Sequence[Prepared], simple: Sequence[Prepared]
+    ) -> Step:
+        """Return what was done: by a plan, and without one."""
         asked = {one.pending.item.key: one.pending.item.dot for one in batch}
-        step = Step(dots=asked, wrote=writer.wrote, unsettled=set(self.places.unsettled))
+        step = Step(dots=asked, wrote=writer.wrote or bool(simple), unsettled=set(self.places.unsettled))
         for key, row in planner.rows.items():
             if writer.is_stuck(row):
                 if key in asked or row.troubled:
@@ -283,6 +289,10 @@ class RowApplier:
             if change != (self.places.moved.get(key) or self.places.held.get(key)):
                 step.changes[key] = change
         step.unsettled &= planner.rows.keys()
+        for one in simple:
+            key = one.pending.item.key
+            step.dots[key] = one.pending.item.dot
+            step.outcomes.append(Applied(key=key, state=one.hash or b""))
         return step
 
     def change(self, row: Row) -> Change:

@@ -22,6 +22,8 @@ from p2psyncd.sources.database.values import RawText, Value, text_of
 __all__ = ["Rows", "affinities", "bound", "keeps", "keeps_type"]
 
 Place = tuple[Value, ...]
+# Keys looked up at once; of only a few lengths of statement SQLite keeps prepared.
+IN_MAX = 512
 
 # A statement's own marks are outside of texts and names, in which a question mark may stand, too.
 MARK = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|\?""")
@@ -111,6 +113,21 @@ class Rows:
     def read(self, table: Table, place: Place) -> dict[str, Value] | None:
         """Return the values of a row, without generated columns; None if there is none."""
         return self.table(table).read(place)
+
+    def numbers_present(self, table: Table, numbers: Sequence[Value]) -> set[Value]:
+        """Return which of some numbers are keys of rows, in a table whose key is one integer."""
+        name, key = f"main.{quoted(table.name)}", quoted(table.pk[0])
+        found: set[Value] = set()
+        for at in range(0, len(numbers), IN_MAX):
+            part = numbers[at : at + IN_MAX]
+            marks = ",".join("?" * len(part))
+            found.update(
+                number
+                for (number,) in self.connection.execute(
+                    f"SELECT {key} FROM {name} WHERE {key} IN ({marks})", part
+                )
+            )
+        return found
 
     def find(
         self, table: Table, columns: Sequence[str], values: Place, collations: Sequence[str] = ()
