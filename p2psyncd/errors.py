@@ -17,6 +17,7 @@ __all__ = [
     "DaemonNotRunning",
     "DatabaseBusy",
     "DatabaseDamaged",
+    "DatabaseFault",
     "DatabaseInUse",
     "DatabaseNotWritable",
     "DatabaseUnavailable",
@@ -29,6 +30,7 @@ __all__ = [
     "IdentityDamaged",
     "KindUnsupported",
     "MistypedCode",
+    "NameTaken",
     "NestedShare",
     "NoSuchDevice",
     "NoSuchItem",
@@ -46,6 +48,7 @@ __all__ = [
     "ProtocolTooOld",
     "RemoteProtocolError",
     "ShareExists",
+    "ShareFault",
     "ShareHeld",
     "StateCorrupt",
     "StateForked",
@@ -206,6 +209,24 @@ class NotADatabase(DatabaseUnavailable):
     """This file is no SQLite database, or it is encrypted. Check the path; an encrypted database cannot be synced."""
 
     wire_code = "not_a_database"
+
+
+class DatabaseFault(P2psyncError):
+    """SQLite reported an error that p2psyncd has no answer to; nothing was changed. It is tried again by itself; if it stays, look at the tables that it names, and report it with the daemon's log."""
+
+    wire_code = "database_fault"
+
+
+class NameTaken(P2psyncError):
+    """The database has something of its app's under a name that p2psyncd needs. Rename it there; then the share goes on by itself, or can be added."""
+
+    wire_code = "name_taken"
+
+
+class ShareFault(P2psyncError):
+    """Something happened that p2psyncd has no answer to. Other shares go on, and this one is tried again by itself; if it stays, report it with the daemon's log, which says where."""
+
+    wire_code = "share_fault"
 
 
 class FileSystemUnfit(P2psyncError):

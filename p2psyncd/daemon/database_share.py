@@ -18,7 +18,7 @@ from p2psyncd.daemon.kinds import LOOKS_ONLY, PROPAGATE, WITHOUT, Choice, Opened
 from p2psyncd.daemon.membership import members
 from p2psyncd.daemon.report import time_text
 from p2psyncd.daemon.transfer import Held
-from p2psyncd.errors import DatabaseUnavailable, ShareHeld, Undecided
+from p2psyncd.errors import DatabaseFault, DatabaseUnavailable, ShareHeld, Undecided
 from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.file import DatabaseFile, check_new_database
 from p2psyncd.sources.database.hints import uninstall
@@ -89,7 +89,7 @@ class DatabaseKind:
 
     def unmake(self, path: Path) -> None:
         """Take away a database that was made for nothing; one that holds something by now stays."""
-        with suppress(OSError, DatabaseUnavailable, ShareHeld):
+        with suppress(OSError, DatabaseUnavailable, DatabaseFault, ShareHeld):
             if not has_rows(path):
                 for name in (
                     path,
@@ -160,7 +160,7 @@ class DatabaseKind:
                 source.uninstall()
             return
         with (
-            suppress(DatabaseUnavailable, OSError, ShareHeld),
+            suppress(DatabaseUnavailable, DatabaseFault, OSError, ShareHeld),
             DatabaseFile(Path(record.path)).writing(quiet=True) as one,
         ):
             uninstall(one)

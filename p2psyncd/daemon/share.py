@@ -17,7 +17,7 @@ from p2psyncd.daemon.memory import give_back_after_work
 from p2psyncd.daemon.replica import EVERYTHING, Phase, Replica
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.daemon.transfer import Held, Sent
-from p2psyncd.errors import DatabaseBusy, DatabaseUnavailable, P2psyncError, ShareHeld
+from p2psyncd.errors import DatabaseBusy, DatabaseFault, DatabaseUnavailable, P2psyncError, ShareHeld
 from p2psyncd.sources.local import LocalSource
 from p2psyncd.sources.source import Dirty
 from p2psyncd.store.device import ShareRecord
@@ -300,7 +300,7 @@ class RunningShare:
             await self.executor.run(self.source.check)
         except ShareHeld:
             return False
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, DatabaseFault):
             return True  # a scan says why
         return True
 

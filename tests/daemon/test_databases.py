@@ -485,6 +485,15 @@ async def test_a_database_that_went_back_can_catch_up(shared: Shared) -> None:
     assert read(here) == read(there) == [new]
 
 
+async def test_a_share_that_is_held_can_be_removed_and_leaves_the_schema_as_it_was(shared: Shared) -> None:
+    maple, _willow, here, _there = shared
+    old, _new = await gone_back(shared)
+    await maple.backend.share_remove("app")
+    assert await maple.backend.share_list() == []
+    assert read(here, "SELECT name FROM sqlite_schema WHERE name LIKE '\\_p2p%' ESCAPE '\\'") == []
+    assert read(here) == [old, BOB]
+
+
 async def test_a_database_that_is_gone_holds_the_share_and_goes_on_when_it_is_back(shared: Shared) -> None:
     maple, willow, here, there = shared
     here.rename(maple.folder / "elsewhere.db")

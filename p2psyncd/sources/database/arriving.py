@@ -14,7 +14,7 @@ from pathlib import Path
 
 import apsw
 
-from p2psyncd.errors import RemoteProtocolError
+from p2psyncd.errors import NameTaken, RemoteProtocolError
 from p2psyncd.sources.database.file import DatabaseFile
 from p2psyncd.sources.database.hints import install, read_mark
 from p2psyncd.sources.database.names import MARK_TABLE
@@ -52,7 +52,7 @@ def prepare_copy(copy: Path, *, share: bytes, device: bytes, without: Collection
             install(connection, read_schema(connection, without=without), share=share, device=device)
     except apsw.FullError as error:
         raise OSError(str(error)) from error
-    except (apsw.Error, UnicodeDecodeError) as error:
+    except (apsw.Error, UnicodeDecodeError, NameTaken) as error:
         raise RemoteProtocolError(f"A copy of a database came that is none ({error})") from error
 
 

@@ -23,7 +23,7 @@ from p2psyncd.core.ids import DeviceId, ShareId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, ShareStorage, Stored
 from p2psyncd.core.version import Dot
-from p2psyncd.errors import DatabaseBusy, DatabaseUnavailable, ShareHeld
+from p2psyncd.errors import DatabaseBusy, DatabaseFault, DatabaseUnavailable, NameTaken, ShareHeld
 from p2psyncd.sources.database.apply import RowApplier
 from p2psyncd.sources.database.arriving import NotEmpty, belongs_to, install_copy, is_empty, prepare_copy
 from p2psyncd.sources.database.copying import Listing, NoCopy, write_copy
@@ -190,7 +190,7 @@ class DatabaseSource:
             return
         came = self.copy.exists()
         wanted = not Notes.load(self.store).baselined
-        with suppress(DatabaseUnavailable, OSError, ShareHeld, NotEmpty):
+        with suppress(DatabaseUnavailable, DatabaseFault, OSError, ShareHeld, NotEmpty):
             if wanted and is_empty(self.access.path):
                 if came:
                     self.install_copy()
@@ -238,7 +238,8 @@ class DatabaseSource:
         """Take note of what was applied right before the end of the last process."""
         if self.looks_only or self.recovered:
             return
-        with suppress(DatabaseUnavailable, OSError, ShareHeld):
+        # What is wrong with the file a scan says.
+        with suppress(DatabaseUnavailable, DatabaseFault, OSError, ShareHeld, NameTaken):
             outcomes = self.applier.recover()
             waiting = self.store.pending_of([one.key for one in outcomes if isinstance(one, Applied)])
             with self.store.transaction():
@@ -409,7 +410,7 @@ class DatabaseSource:
         try:
             with self.access.writing(quiet=True) as connection:
                 drop_hints(connection, agreed)
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, DatabaseFault):
             self.again = True  # they harm nobody
         else:
             self.dropped_s = now
@@ -591,7 +592,10 @@ class DatabaseSource:
 
     def witness(self) -> bytes | None:
         """Return the nonce of the watermark."""
-        with suppress(DatabaseUnavailable, OSError, ShareHeld), self.access.reading() as connection:
+        with (
+            suppress(DatabaseUnavailable, DatabaseFault, OSError, ShareHeld),
+            self.access.reading() as connection,
+        ):
             mark = read_mark(connection)
             return mark.nonce or None if mark is not None and mark.device == self.device else None
         return None
@@ -600,7 +604,7 @@ class DatabaseSource:
         """Put the nonce into the watermark; where an app has the file locked, the next opening has a doubt more."""
         if self.looks_only:
             return
-        with suppress(DatabaseUnavailable, OSError, ShareHeld):
+        with suppress(DatabaseUnavailable, DatabaseFault, OSError, ShareHeld):
             with self.access.writing(quiet=True) as connection:
                 mark = read_mark(connection)
                 if mark is not None:
@@ -610,13 +614,15 @@ class DatabaseSource:
     # Leaving
 
     def uninstall(self) -> None:
-        """Take everything of ours out of the file; its schema is then what it was before.
+        """Take everything of ours out of the file, whichever it is by now; its schema is then what it was before.
 
         Raises:
             DatabaseBusy: The app keeps it locked.
         """
         if self.access.look() is None:
             return
+        # What is ours is known by its names and its comment: that may go from any file, and nobody else would take it out.
+        self.access.keeper = self.access.identity = None
         with self.access.writing(quiet=True) as connection:
             uninstall(connection)
         self.schema = None

@@ -6,7 +6,7 @@ table with such a column is made in memory, and asked.
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 
 import apsw
 
@@ -33,11 +33,9 @@ def default_of(table: Table, column: str) -> Value:
     kind = affinity(declared.type, strict=table.strict)
     # SQLite tells an expression without its parentheses. In them, a bare word would be a column's name.
     for text in (f"({declared.default})", declared.default):
-        try:
+        with suppress(apsw.Error, UnicodeDecodeError):
             return stored(f"CREATE TABLE made(one {kind} DEFAULT {text})")
-        except (apsw.Error, UnicodeDecodeError) as error:
-            trouble = error
-    raise UnknownDefault(f"{table.name}.{column}: {trouble}") from trouble
+    raise UnknownDefault(f"{table.name}.{column}: {declared.default}")
 
 
 def stored(sql: str) -> Value:

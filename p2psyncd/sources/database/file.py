@@ -40,6 +40,7 @@ from p2psyncd.errors import (
     NotAFolder,
     ShareHeld,
 )
+from p2psyncd.sources.database.hints import check_names
 from p2psyncd.sources.database.opening import Translation, connect, has_moved, missing
 
 __all__ = ["DatabaseAccess", "DatabaseFile", "Identity", "Keeper", "check_new_database", "is_database"]
@@ -304,6 +305,7 @@ def check_new_database(path: Path) -> Path:
         FolderMissing: It does not exist.
         NotAFolder: It is no regular file.
         NotADatabase: It is empty, no SQLite database, or encrypted.
+        NameTaken: Something in it has a name of ours.
         DatabaseUnavailable: It is locked, damaged, or not writable.
     """
     try:
@@ -324,4 +326,5 @@ def check_new_database(path: Path) -> Path:
     with DatabaseFile(real).reading() as connection:
         if connection.readonly("main"):
             raise DatabaseNotWritable(str(real))
+        check_names(connection)
     return real

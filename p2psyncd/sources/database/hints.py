@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from p2psyncd.sources.database.names import MARK_TABLE, is_ours
+from p2psyncd.errors import NameTaken
+from p2psyncd.sources.database.names import MARK_TABLE, OURS
 from p2psyncd.sources.database.schema import Schema
 from p2psyncd.sources.database.triggers import (
     HintTable,
@@ -30,6 +31,7 @@ from p2psyncd.sources.database.values import RawText, Value, text_of
 __all__ = [
     "Hint",
     "Mark",
+    "check_names",
     "drop_hints",
     "following",
     "following_apply",
@@ -82,8 +84,10 @@ def install(connection: apsw.Connection, schema: Schema, *, share: bytes, device
 
     Raises:
         apsw.Error: The file cannot be written, or the app has it locked.
+        NameTaken: Something of the app's has the watermark's name.
     """
     with writing(connection):
+        check_names(connection)
         found = find_ours(connection)
         wanted = {made.name: made for made in wanted_objects(connection, schema, found)}
         # Triggers go first: while a side table is gone nothing may refer to it.
@@ -102,7 +106,12 @@ def install(connection: apsw.Connection, schema: Schema, *, share: bytes, device
 
 
 def installed(connection: apsw.Connection, schema: Schema) -> bool:
-    """Tell whether all that `install` would make is there as it would make it, and nothing else of ours."""
+    """Tell whether all that `install` would make is there as it would make it, and nothing else of ours.
+
+    Raises:
+        NameTaken: Something of the app's has the watermark's name.
+    """
+    check_names(connection)
     found = find_ours(connection)
     wanted = wanted_objects(connection, schema, found)
     return {(o.name, o.sql) for o in found} == {(made.name, made.sql) for made in wanted}
@@ -201,17 +210,32 @@ def writing(connection: apsw.Connection) -> Iterator[None]:
 def find_ours(connection: apsw.Connection) -> list[Found]:
     """Return what is ours in the app's schema."""
     rows = connection.execute(
-        "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE name GLOB '_p2p_*' ORDER BY rowid"
+        "SELECT type, name, tbl_name, sql FROM main.sqlite_schema"
+        " WHERE name GLOB '_p2p_*' AND instr(sql, ?) ORDER BY rowid",
+        (OURS,),
     )
-    return [Found(*row) for row in rows if row[3] is not None and is_ours(row[1], row[3])]
+    return [Found(*row) for row in rows]
 
 
 def names_taken(connection: apsw.Connection) -> set[str]:
     """Return names like ours that the app has given to something of its own."""
     rows = connection.execute(
-        "SELECT name, sql FROM main.sqlite_schema WHERE name LIKE '\\_p2p\\_%' ESCAPE '\\'"
+        "SELECT CAST(name AS BLOB) FROM main.sqlite_schema WHERE name LIKE '\\_p2p\\_%' ESCAPE '\\'"
+        " AND NOT (name GLOB '_p2p_*' AND ifnull(instr(sql, ?), 0))",
+        (OURS,),
     )
-    return {name.lower() for name, sql in rows if not is_ours(name, sql or "")}
+    encoding: str = connection.pragma("encoding")
+    return {name.decode(encoding, errors="replace").lower() for (name,) in rows}
+
+
+def check_names(connection: apsw.Connection) -> None:
+    """See whether the file can have a watermark.
+
+    Raises:
+        NameTaken: Something of the app's has its name.
+    """
+    if MARK_TABLE in names_taken(connection):
+        raise NameTaken(MARK_TABLE)
 
 
 def numbers(found: Iterable[Found]) -> dict[str, int]:

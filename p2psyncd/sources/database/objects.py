@@ -20,7 +20,7 @@ from p2psyncd.core.storage import Pending
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, pack_key, unpack_key
 from p2psyncd.sources.database.names import is_bookkeeping, quoted
 from p2psyncd.sources.database.row import state_of
-from p2psyncd.sources.database.schema import Schema, SchemaObject, Table, read_schema
+from p2psyncd.sources.database.schema import Schema, SchemaObject, Table, read_objects, read_schema
 from p2psyncd.sources.database.show import HELD
 from p2psyncd.sources.database.values import row_hash
 from p2psyncd.sources.source import Applied, Failed, Outcome
@@ -161,10 +161,7 @@ class Objects:
 
     def objects(self) -> set[SchemaObject]:
         """Return all that is in the schema."""
-        rows = self.connection.execute(
-            "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL"
-        )
-        return {SchemaObject(type=kind, name=name, table=table, sql=sql) for kind, name, table, sql in rows}
+        return set(read_objects(self.connection)[0])
 
     def look_again(self, wanted: SchemaObject) -> None:
         """Take note of what an object is like now."""

@@ -10,7 +10,14 @@ from types import TracebackType
 
 import apsw
 
-from p2psyncd.errors import DatabaseBusy, DatabaseDamaged, DatabaseNotWritable, NotADatabase, ShareHeld
+from p2psyncd.errors import (
+    DatabaseBusy,
+    DatabaseDamaged,
+    DatabaseFault,
+    DatabaseNotWritable,
+    NotADatabase,
+    ShareHeld,
+)
 
 __all__ = ["Translation", "connect", "has_moved", "missing"]
 
@@ -24,7 +31,7 @@ CANTOPEN_SYMLINK, IOERR_DELETE = 1550, 2570
 
 
 class Translation:
-    """A context that raises the project's errors for SQLite's, where they are not about what was asked."""
+    """A context out of which SQLite's errors come as the project's: its callers know no others."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +45,8 @@ class Translation:
         """Translate an error, if there was one."""
         code = getattr(error, "extendedresult", 0)
         match error:
-            case apsw.BusyError() | apsw.LockedError():
+            # The last two: a lock of the log could not be had, or the schema changed again and again.
+            case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError() | apsw.SchemaChangeError():
                 raise DatabaseBusy(f"an app keeps {self.path} locked") from error
             case apsw.NotADBError():
                 raise NotADatabase(str(self.path)) from error
@@ -58,6 +66,10 @@ class Translation:
                 raise OSError(
                     errno.EIO, f"The database cannot be read or written ({error})", str(self.path)
                 ) from error
+            case apsw.NoMemError():
+                raise OSError(errno.ENOMEM, "There is no memory for the database", str(self.path)) from error
+            case apsw.Error() | UnicodeDecodeError():
+                raise DatabaseFault(f"{self.path}: {type(error).__name__}: {error}") from error
             case _:
                 pass
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import apsw
 
-from p2psyncd.errors import FolderMissing, NotAFolder
+from p2psyncd.errors import DatabaseFault, FolderMissing, NotAFolder
 from p2psyncd.sources.database.file import DatabaseFile
 from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.schema import read_schema
@@ -85,14 +85,14 @@ def put_aside(path: Path, stamp: str) -> Path:
 def clear(path: Path, without: Collection[str] = ()) -> None:
     """Delete every row that would be synced; tables, and what is left out or refused, stay.
 
-    The app's triggers run, as they keep its search indexes; what they write in turn goes, too. Where they need
-    functions that only the app has, they do not run.
+    The app's triggers run, as they keep its search indexes; what they write in turn goes, too. Where they forbid it,
+    or need functions that only the app has, they do not run.
 
     Raises:
         DatabaseUnavailable: It is locked or damaged.
     """
     file = DatabaseFile(path.resolve())
-    with suppress(apsw.SQLError):
+    with suppress(DatabaseFault):
         empty(file, without, quiet=False)
     empty(file, without, quiet=True)
 

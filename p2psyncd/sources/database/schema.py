@@ -19,6 +19,7 @@ import apsw
 import apsw.ext
 
 from p2psyncd.sources.database.indexes import OddUnique, Unique, read_uniques
+from p2psyncd.sources.database.keys import SCHEMA_TABLE
 from p2psyncd.sources.database.names import is_bookkeeping, is_ours, is_shadow_of, quoted
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Table",
     "Unique",
     "quoted",
+    "read_objects",
     "read_schema",
     "schema_version",
 ]
@@ -40,6 +42,12 @@ VIRTUAL = "it is a virtual table"
 SHADOW = "it holds the data of a virtual table"
 WITHOUT = "it was named to be left out"
 RESERVED = "its name begins with _p2p_, which is reserved"
+OTHER_TEXT = (
+    "its definition, or that of an index, holds text that is no UTF-8: write it anew, or leave the table out"
+)
+SCHEMA_NAME = (
+    f"{SCHEMA_TABLE} is what the schema itself is called here: give it another name, or leave the table out"
+)
 
 KNOWN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
 # table_xinfo's `hidden`.
@@ -168,16 +176,13 @@ def read_schema(connection: apsw.Connection, *, without: Collection[str] = ()) -
     version = schema_version(connection)
     kinds: dict[str, str] = {}
     options: dict[str, tuple[bool, bool]] = {}
+    encoding: str = connection.pragma("encoding")
     for name, kind, bare, strict in connection.execute(
-        "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema = 'main'"
+        "SELECT CAST(name AS BLOB), type, wr, strict FROM pragma_table_list WHERE schema = 'main'"
     ):
-        kinds[name], options[name] = kind, (bool(bare), bool(strict))
-    objects = tuple(
-        SchemaObject(type=kind, name=name, table=table, sql=sql)
-        for kind, name, table, sql in connection.execute(
-            "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"
-        )
-    )
+        text = name.decode(encoding, errors="replace")
+        kinds[text], options[text] = kind, (bool(bare), bool(strict))
+    objects, unreadable = read_objects(connection)
     shadows = shadow_tables(kinds, objects)
     unwanted = {name.lower() for name in without}
     tables: dict[str, Table] = {}
@@ -192,6 +197,9 @@ def read_schema(connection: apsw.Connection, *, without: Collection[str] = ()) -
         ):
             left_out[name] = reason
             continue
+        if any(one.table == name and one.type in {"table", "index"} for one in unreadable):
+            refused[name] = OTHER_TEXT
+            continue
         table = read_table(connection, name, each.sql, *options[name])
         if reason := reason_to_refuse(table) or reason_to_fail(connection, table):
             refused[name] = reason
@@ -202,8 +210,27 @@ def read_schema(connection: apsw.Connection, *, without: Collection[str] = ()) -
         version=version,
         left_out=left_out,
         refused=refused,
-        objects=tuple(app_objects(objects, shadows)),
+        objects=tuple(one for one in app_objects(objects, shadows) if one not in unreadable),
     )
+
+
+def read_objects(connection: apsw.Connection) -> tuple[list[SchemaObject], Collection[SchemaObject]]:
+    """Return all objects of the schema, and those of them of which some text could not be read.
+
+    SQLite takes any bytes for text, in a comment for instance.
+    """
+    encoding: str = connection.pragma("encoding")
+    objects: list[SchemaObject] = []
+    unreadable: set[SchemaObject] = set()
+    for kind, *parts in connection.execute(
+        "SELECT type, CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB)"
+        " FROM main.sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"
+    ):
+        name, table, sql = (part.decode(encoding, errors="replace") for part in parts)
+        objects.append(SchemaObject(type=kind, name=name, table=table, sql=sql))
+        if [text.encode(encoding) for text in (name, table, sql)] != parts:
+            unreadable.add(objects[-1])
+    return objects, unreadable
 
 
 def reason_to_leave_out(name: str, kind: str, shadow: bool, unwanted: bool) -> str:  # noqa: FBT001
@@ -225,6 +252,8 @@ def reason_to_refuse(table: Table) -> str:
     """Say why a table cannot be kept equal and what to do, or nothing."""
     if not table.pk:
         return NO_KEY
+    if table.name == SCHEMA_TABLE:
+        return SCHEMA_NAME
     compared = {column.collation for column in table.key_columns}
     for unique in table.uniques:
         compared.update(unique.collations)

@@ -17,8 +17,10 @@ import pytest
 from p2psyncd.errors import (
     DatabaseBusy,
     DatabaseDamaged,
+    DatabaseFault,
     DatabaseNotWritable,
     FolderMissing,
+    NameTaken,
     NotADatabase,
     NotAFolder,
     ShareHeld,
@@ -192,7 +194,7 @@ def test_what_fails_is_rolled_back(path: Path) -> None:
     with pytest.raises(RuntimeError), file.writing(quiet=True) as connection:  # noqa: PT012  (what is in the block is the subject)
         connection.execute("DELETE FROM t")
         raise RuntimeError
-    with pytest.raises(apsw.ConstraintError), file.writing(quiet=True) as connection:  # noqa: PT012  (what is in the block is the subject)
+    with pytest.raises(DatabaseFault, match="UNIQUE"), file.writing(quiet=True) as connection:  # noqa: PT012  (what is in the block is the subject)
         connection.execute("DELETE FROM t")
         connection.execute("INSERT INTO t(id) VALUES (1), (1)")
     assert texts(path) == ["first"]
@@ -555,6 +557,30 @@ def test_only_a_database_is_taken_for_one(tmp_path: Path) -> None:
     assert not is_database(tmp_path / "pipe")
     assert is_database(make(tmp_path / "app.db"))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["app.db", "pipe", "x"]
+
+
+def test_a_database_with_something_of_our_name_is_refused(tmp_path: Path) -> None:
+    path = make(tmp_path / "app.db")
+    with closing(apsw.Connection(str(path))) as app:
+        app.execute("CREATE TABLE _p2p_Mark(a)")
+    with pytest.raises(NameTaken, match="Rename it"):
+        check_new_database(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (apsw.ProtocolError(), DatabaseBusy),
+        (apsw.SchemaChangeError(), DatabaseBusy),
+        (apsw.NoMemError(), OSError),
+        (apsw.SQLError("malformed JSON"), DatabaseFault),
+        (apsw.BindingsError("one too many"), DatabaseFault),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), DatabaseFault),
+    ],
+)
+def test_no_error_of_sqlites_own_comes_out(path: Path, error: Exception, known: type[Exception]) -> None:
+    with pytest.raises(known), DatabaseFile(path).reading():
+        raise error
 
 
 def test_a_symlink_is_resolved_when_a_database_is_added(tmp_path: Path) -> None:

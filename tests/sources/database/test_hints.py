@@ -10,6 +10,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from p2psyncd.errors import NameTaken
 from p2psyncd.sources.database.hints import (
     drop_hints,
     install,
@@ -600,12 +601,35 @@ def test_the_watermark_of_another_share_or_device_begins_anew() -> None:
 def test_installing_fails_as_a_whole() -> None:
     app = apsw.Connection(":memory:")
     app.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
-    app.execute("CREATE VIEW _p2p_mark AS SELECT 1")
     before = dumped(app)
-    with pytest.raises(apsw.SQLError):
-        put_in(app)
+    schema = read_schema(app)
+    app.authorizer = lambda action, *_: (
+        apsw.SQLITE_DENY if action == apsw.SQLITE_CREATE_TRIGGER else apsw.SQLITE_OK
+    )
+    with pytest.raises(apsw.AuthError):
+        install(app, schema, share=SHARE, device=DEVICE)
+    app.authorizer = None
     assert dumped(app) == before
     assert not app.in_transaction
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TABLE _p2p_mark(id INTEGER PRIMARY KEY)",
+        'CREATE VIEW "_P2P_MARK" AS SELECT 1',
+        "CREATE INDEX _p2p_mark ON t(id)",
+    ],
+)
+def test_a_file_in_which_the_app_has_the_watermarks_name_is_refused_as_it_is(sql: str) -> None:
+    app = apsw.Connection(":memory:")
+    app.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+    app.execute(sql)
+    before = dumped(app)
+    for look in (put_in, lambda app: installed(app, read_schema(app))):
+        with pytest.raises(NameTaken, match="_p2p_mark: "):
+            look(app)
+    assert dumped(app) == before
 
 
 def test_hints_can_be_put_in_within_a_transaction_that_is_open() -> None:

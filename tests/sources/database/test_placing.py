@@ -121,3 +121,12 @@ def test_a_locked_database_is_not_cleared(path: Path) -> None:
         clear(path)
     holder.close()
     assert has_rows(path)
+
+
+def test_a_trigger_that_forbids_it_does_not_keep_rows_from_being_cleared(path: Path) -> None:
+    run(
+        path,
+        "CREATE TRIGGER keep BEFORE DELETE ON folders BEGIN SELECT RAISE(ABORT, 'append only'); END;" + ROWS,
+    )
+    clear(path)
+    assert not has_rows(path)

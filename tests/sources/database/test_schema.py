@@ -10,7 +10,9 @@ from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import (
     MIGRATIONS,
     NO_KEY,
+    OTHER_TEXT,
     RESERVED,
+    SCHEMA_NAME,
     SHADOW,
     VIRTUAL,
     WITHOUT,
@@ -218,6 +220,35 @@ def test_tables_are_left_out_by_name_whatever_the_case_of_its_letters() -> None:
 
 def test_a_table_without_a_primary_key_is_refused_with_what_to_do() -> None:
     assert schema_of("CREATE TABLE t(a UNIQUE)").refused == {"t": NO_KEY}
+
+
+def test_a_table_of_the_name_of_the_schema_itself_is_refused() -> None:
+    assert schema_of('CREATE TABLE "#schema"(id TEXT PRIMARY KEY)').refused == {"#schema": SCHEMA_NAME}
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
+def test_what_is_defined_with_other_bytes_than_utf_8_is_refused_and_does_not_travel(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "app.db"
+    app = apsw.Connection(str(path))
+    app.execute(f"PRAGMA encoding = '{encoding}'")
+    for sql in (
+        "CREATE TABLE t(id INTEGER PRIMARY KEY /* XXXX */)",
+        "CREATE TABLE u(id INTEGER PRIMARY KEY, a)",
+        "CREATE INDEX i ON u(a) WHERE a <> 'XXXX'",
+        "CREATE TABLE fine(id INTEGER PRIMARY KEY)",
+        "CREATE VIEW v AS SELECT 'XXXX'",
+    ):
+        app.execute(sql)
+    app.close()
+    # Half of a pair of surrogates; an e with an accent in Latin-1.
+    ours, bad = ("XXXX".encode(encoding), b"\x3d\xd8" * 4) if encoding != "UTF-8" else (b"XXXX", b"caf\xe9")
+    path.write_bytes(path.read_bytes().replace(ours, bad))
+    schema = read_schema(apsw.Connection(str(path)))
+    assert schema.refused == {"t": OTHER_TEXT, "u": OTHER_TEXT}
+    assert set(schema.tables) == {"fine"}
+    assert {each.name for each in schema.objects} == {"u", "fine"}
 
 
 def a_collation(a: str, b: str) -> int:
