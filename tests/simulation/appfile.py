@@ -108,7 +108,7 @@ class SimulatedAccess:
             yield connection
 
     @contextmanager
-    def writing(self, *, quiet: bool) -> Iterator[apsw.Connection]:
+    def writing(self, *, quiet: bool, first: Callable[[], None] | None = None) -> Iterator[apsw.Connection]:
         """See `DatabaseAccess`; the process may end right before or after the commit."""
         with self.translated, self.connected() as connection:
             if quiet:
@@ -121,6 +121,10 @@ class SimulatedAccess:
                 self.keeper.committing(connection)
             self.hazard.operation("commit to the app's file", grows=True)
             connection.execute("COMMIT")
+            # Of the moment between the commit and the sync that follows it nothing is left after a power cut: the
+            # kernel keeps what was just written for seconds.
+            if first is not None:
+                first()
             self.file.keep(connection, durable=True)
             self.hazard.operation("after a commit to the app's file")
             if self.keeper is not None:

@@ -9,6 +9,7 @@ file says whether the transaction was committed, and its outcomes are taken with
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,7 @@ from p2psyncd.sources.source import Applied, Failed, Outcome, Restated, Surprise
 __all__ = ["RowApplier"]
 
 INTENT = "database-intent"
+DURABLE = "database-intent-durable"
 MADE = "database-made"
 """The keys of tables, indexes, views and triggers that were made here for a peer."""
 OBJECTS = SCHEMA_TABLE.encode() + b"/"
@@ -107,6 +109,8 @@ class RowApplier:
         self.propagate = propagate
         self.without = without
         self.places = Places.load(store)
+        self.noted: int | None = None
+        """The number of an intent that is not durable yet."""
         self.adopt(schema)
 
     def adopt(self, schema: Schema) -> None:
@@ -223,7 +227,7 @@ class RowApplier:
 
     def piece(self, batch: Sequence[Prepared]) -> list[Outcome]:
         """Do one transaction: put rows in place, and show anew what is noted."""
-        with self.access.writing(quiet=True) as connection:
+        with self.access.writing(quiet=True, first=self.make_intent_durable) as connection:
             if schema_version(connection) != self.schema.version:
                 # Rebuilt tables have lost their hints: a scan must look at them first.
                 return [Surprised(key=one.pending.item.key) for one in batch]
@@ -325,7 +329,19 @@ class RowApplier:
             return
         number = following_apply(mark.number)
         self.store.set_setting(INTENT, cbor2.dumps([number, packed_step(step)]))
+        self.noted = number
         write_mark(connection, number, mark.nonce)
+
+    def make_intent_durable(self) -> None:
+        """Wait until the intent is on the disk, right before what it tells of is.
+
+        Else a power cut may leave the rows and no word of them: what the app then makes of the rows would pass for its
+        edit of those before. Where that fails, only such a cut is to be feared.
+        """
+        noted, self.noted = self.noted, None
+        if noted is not None:
+            with suppress(OSError), self.store.transaction(durable=True):
+                self.store.set_setting(DURABLE, b"%d" % noted)
 
     def read_intent(self) -> tuple[int, Step] | None:
         """Return the last intent."""

@@ -109,11 +109,14 @@ class DatabaseAccess(Protocol):
         """
         ...
 
-    def writing(self, *, quiet: bool) -> AbstractContextManager[apsw.Connection]:
+    def writing(
+        self, *, quiet: bool, first: Callable[[], None] | None = None
+    ) -> AbstractContextManager[apsw.Connection]:
         """Give a connection that may write, and make the block one durable transaction; errors as above.
 
         Args:
             quiet: The app's (and our own) triggers do not run and foreign keys do nothing; TEMP triggers run.
+            first: Makes durable what must be when the transaction is.
         """
         ...
 
@@ -176,14 +179,16 @@ class DatabaseFile:
                 self.roll_back(connection)
 
     @contextmanager
-    def writing(self, *, quiet: bool) -> Iterator[apsw.Connection]:
+    def writing(self, *, quiet: bool, first: Callable[[], None] | None = None) -> Iterator[apsw.Connection]:
         """See `DatabaseAccess`."""
         with self.one_writer:
             time.sleep(max(0.0, self.turn_s - time.monotonic()))  # noqa: TID251  (a worker thread waits)
             with self.connected() as connection:
-                yield from self.written(connection, quiet=quiet)
+                yield from self.written(connection, quiet=quiet, first=first or nothing)
 
-    def written(self, connection: apsw.Connection, *, quiet: bool) -> Iterator[apsw.Connection]:
+    def written(
+        self, connection: apsw.Connection, *, quiet: bool, first: Callable[[], None]
+    ) -> Iterator[apsw.Connection]:
         """Yield the connection once, and make what is done until then one transaction."""
         if quiet:
             connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
@@ -206,8 +211,11 @@ class DatabaseFile:
                 self.keeper.committing(connection)
             # Once more: from here on it takes as long as the disk takes.
             self.check(connection)
+            if mode != "wal":
+                first()  # the commit itself waits for the disk
             connection.execute("COMMIT")
             if mode == "wal":
+                first()
                 self.make_durable()
             if self.keeper is not None:
                 self.keeper.committed()
@@ -278,6 +286,10 @@ class DatabaseFile:
         """End a transaction that is still open."""
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 def sync(path: Path) -> None:

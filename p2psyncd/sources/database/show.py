@@ -9,6 +9,7 @@ resolution said (`resolve`), and stored with what was applied, so that it is nev
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,6 +73,8 @@ class Settings(Catalogue, Protocol):
     """The same with a place to remember things in."""
 
     def set_setting(self, name: str, value: bytes) -> None: ...  # noqa: D102
+
+    def transaction(self, *, durable: bool = False) -> AbstractContextManager[None]: ...  # noqa: D102
 
 
 @dataclass(slots=True)

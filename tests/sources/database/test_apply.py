@@ -321,8 +321,8 @@ def kill_at(replica: Replica, step: int, monkeypatch: pytest.MonkeyPatch) -> lis
         reach(f"after {name}")
 
     @contextmanager
-    def write(*, quiet: bool) -> Iterator[apsw.Connection]:
-        with writing(quiet=quiet) as connection:
+    def write(*, quiet: bool, first: Callable[[], None] | None = None) -> Iterator[apsw.Connection]:
+        with writing(quiet=quiet, first=first) as connection:
             reach("locked")
             yield connection
             reach("written")
@@ -338,7 +338,7 @@ def kill_at(replica: Replica, step: int, monkeypatch: pytest.MonkeyPatch) -> lis
     return passed
 
 
-@pytest.mark.parametrize("step", range(9))
+@pytest.mark.parametrize("step", range(11))
 def test_a_kill_at_any_step_of_an_apply_loses_nothing_doubles_nothing_and_echoes_nothing(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

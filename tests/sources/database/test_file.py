@@ -324,6 +324,22 @@ def ours_locked(file: DatabaseFile) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", [WAL, DELETE])
+def test_what_must_be_on_the_disk_first_is_before_the_disk_has_what_is_committed(
+    path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, done = DatabaseFile(path), list[str]()
+    monkeypatch.setattr(file, "make_durable", lambda: done.append("synced"))
+
+    def first() -> None:
+        # A log holds the lock for no longer than the commit takes: what is waited for comes after it.
+        done.append(f"first, {len(texts(path)) - 1} committed")
+
+    with file.writing(quiet=True, first=first) as connection:
+        connection.execute("INSERT INTO t(text) VALUES ('ours')")
+    assert done == (["first, 1 committed", "synced"] if mode == WAL else ["first, 0 committed"])
+
+
+@pytest.mark.parametrize("mode", [WAL, DELETE])
 def test_opening_and_closing_beside_a_transaction_drops_no_lock(path: Path, apps: Apps) -> None:
     app, file = apps(path, timeout_s=0), impatient(path)
     with ours_locked(file):
