@@ -122,6 +122,8 @@ class Replica:
             DeviceId(noted[at : at + DEVICE_ID_BYTES]) for at in range(0, len(noted), DEVICE_ID_BYTES)
         }
         """Peers whose session ended in the midst of one."""
+        self.torn = bool(self.cut)
+        """Whether a part of a stream is here that nobody has made fit together with the rest: it is not told again."""
         self.totals = Totals(items=0, size=0, pending_items=0, pending_size=0, conflicts=0)
         self.standing, self.totals = self.measure()
 
@@ -490,12 +492,24 @@ class Replica:
     def stream_cut(self, sender: DeviceId) -> None:
         """Note that a session ended amid a stream: the rest comes with another one, from whomever."""
         if sender in self.midstream:
+            self.torn = True
             self.midstream.discard(sender)
             self.cut.add(sender)
 
     def note_midstream(self) -> None:
-        """Write down from whom the rest of a stream is still to come; blocks."""
-        self.store.set_setting(MIDSTREAM, b"".join(sorted(self.midstream | self.cut)))
+        """Write down from whom the rest of a stream is still to come; once all is there, look after it; blocks."""
+        streams = self.midstream | self.cut
+        if self.torn and not streams:
+            self.settle_now({pending.item.key for pending in self.all_pending()})
+            self.torn = False
+        self.store.set_setting(MIDSTREAM, b"".join(sorted(streams)))
+
+    def all_pending(self) -> Iterator[Pending]:
+        """Yield all that is pending; blocks."""
+        after = b""
+        while page := self.store.pending(limit=WHOLE_ITEMS_MAX, after=after):
+            after = page[-1].item.key
+            yield from page
 
     # Applying
 
