@@ -48,7 +48,9 @@ class Place:
 class Incarnation:
     """One opening of a replica's state."""
 
-    def __init__(self, store: ShareStorage, boot: Boot, *, base: int, mint: Callable[[], ActorId]) -> None:
+    def __init__(
+        self, store: ShareStorage, boot: Boot, *, base: int, written: int, mint: Callable[[], ActorId]
+    ) -> None:
         """Take an opening that `begin` numbered.
 
         Args:
@@ -56,11 +58,13 @@ class Incarnation:
             boot: Its number and nonce.
             base: Our last write that is surely no other's: the last one before the first opening
                 that no peer has met; -1 if there is none.
+            written: Our last write before this opening; -1 if there is none.
             mint: Makes a new actor.
         """
         self.store = store
         self.boot = boot
         self.base = base
+        self.written = written
         self.mint = mint
         self.acknowledged = False
         self.met = False
@@ -78,7 +82,7 @@ class Incarnation:
 
     def renewed(self) -> None:
         """Note that another actor goes on from here; blocks."""
-        self.base = -1
+        self.base = self.written = -1
         self.store.set_setting(BASE, b"-1")
         self.store.set_setting(MET, b"1")
 
@@ -124,7 +128,7 @@ def begin(
         store.set_setting(PLACE, place.identity)
         store.set_setting(RUNNING, place.kernel_boot)
     source.put_witness(packed(now))
-    return Incarnation(store, now, base=int(store.setting(BASE) or b"-1"), mint=mint)
+    return Incarnation(store, now, base=int(store.setting(BASE) or b"-1"), written=written, mint=mint)
 
 
 def doubt(store: ShareStorage, witness: bytes | None, place: Place) -> str:

@@ -115,7 +115,9 @@ class Ledger:
         self.source = source
         self.clock = clock
         self.announces = announces
-        self.mint = mint or (lambda count: store.next_seq(clock.now_us(), count))
+        self.next_seq = mint or (lambda count: store.next_seq(clock.now_us(), count))
+        self.first: int | None = None
+        """The first number that this ledger gave, as this actor."""
         self.fresh: dict[bytes, Pending] = {}
         """What became pending since the applier last looked."""
         self.overflowed = False
@@ -142,6 +144,13 @@ class Ledger:
                 self.overflowed = True
         if page.states:
             self.store.set_state(page.states.items())
+
+    def mint(self, count: int) -> int:
+        """Return the first of `count` fresh sequence numbers."""
+        first = self.next_seq(count)
+        if self.first is None:
+            self.first = first
+        return first
 
     def dot(self) -> Dot:
         """Return the name of a fresh write of this replica."""
@@ -551,6 +560,7 @@ class Ledger:
         with self.store.transaction(durable=True):
             written = self.store.written_by(old, above=since)
             self.store.renew_actor(actor)
+            self.first = None
             # What it wrote elsewhere is learned from those who know; they know what it wrote here before, too.
             self.store.lower_knowledge(old, -1)
             page = self.page([item.key for item in written])

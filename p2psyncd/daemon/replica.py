@@ -380,16 +380,27 @@ class Replica:
                 if message.actor == actor:
                     await self.renew("another device goes by the same actor")
                     return
-                theirs = unpack_vector(message.knowledge).get(actor, -1)
+                theirs = [unpack_vector(message.knowledge).get(actor, -1)]
                 await self.step(lambda: self.greet(message))
             case Know() | Done():
-                theirs = unpack_vector(message.knowledge).get(actor, -1)
+                theirs = [unpack_vector(message.knowledge).get(actor, -1)]
             case Delta():
-                theirs = max((item.dot.seq for item in message.items if item.dot.actor == actor), default=-1)
+                theirs = [item.dot.seq for item in message.items if item.dot.actor == actor]
             case _:
                 return
-        if theirs > self.standing.knowledge.get(actor, -1):
+        if any(map(self.is_foreign, theirs)):
             await self.renew("another device knows more of this one's writes than it does itself")
+
+    def is_foreign(self, seq: int) -> bool:
+        """Return whether a write that goes by our actor is none of this state's.
+
+        It is above all that is known here, or was written after what the state knew when it was opened, and before what
+        this process wrote first: a state that was put back hides with its next write that it lacks some.
+        """
+        if seq > self.standing.knowledge.get(self.standing.actor, -1):
+            return True
+        first = self.ledger.first
+        return self.incarnation is not None and first is not None and self.incarnation.written < seq < first
 
     def greet(self, hello: Hello) -> None:
         """Note a peer's opening of its state, and that it has met ours; blocks.

@@ -164,6 +164,29 @@ async def test_a_machine_set_back_as_a_whole_is_told_by_its_peer_and_rolls_nobod
     assert a.device.store.knowledge() == b.device.store.knowledge()
 
 
+async def test_a_machine_set_back_as_a_whole_is_told_by_who_has_its_undone_writes_from_others_only(
+    autojump_clock: MockClock,
+    folder: Maker,
+) -> None:
+    a, b, c = folder(1), folder(2), folder(3)
+    a.device.source.edit(b"f", b"one")
+    await meet(a, b, c)
+    saved = a.save()
+    a.device.source.edit(b"f", b"two")
+    await meet(a, b)
+    await meet(b, c)
+    actor = a.actor
+    a.put_back(saved, folder=True)
+    await trio.sleep(5)
+    a.device.source.edit(b"f", b"three")
+    await meet(a, c)
+    assert a.actor != actor
+    assert a.contents() == c.contents()
+    assert set(a.contents().values()) == {b"two", b"three"}
+    await meet(a, b, c)
+    assert a.contents() == b.contents() == c.contents()
+
+
 async def test_two_machines_from_one_disk_become_two_actors_and_lose_nothing(
     autojump_clock: MockClock,
     folder: Maker,
