@@ -216,6 +216,8 @@ class SessionDriver:
                     self.asks += 1
                     theirs = Summary.from_wire(body, asked)
                     await self.carry_out(await self.descend(theirs), nursery)
+                    if not self.session.descending:
+                        self.inspection.fire()  # one that waits for its turn
                 case Supply(keys):
                     self.supply(keys)
                 case Answer(hashes):
@@ -388,6 +390,8 @@ class SessionDriver:
                 continue  # more arrived meanwhile: what we say must not run ahead of what we sent
             effects = self.session.streamed(standing) if streamed else self.session.noticed(standing)
             await self.carry_out(effects, nursery)
+            if streamed:
+                self.inspection.fire()  # before this there was none
             return
 
     def supply(self, keys: Iterable[bytes]) -> None:
