@@ -38,6 +38,8 @@ class Edits:
         """Return whether what is to become of a row crosses an edit of another one that has to do with it."""
         if not self.places:
             return False
+        if row.number is not None and row.number != row.place and self.touched(row.table, row.number):
+            return True  # the app has given that number to another row, or taken it from one
         if row.goal is not None:
             return any(self.parent_is_gone(foreign, row, file) for foreign in row.table.foreign_keys)
         return row.values is not None and any(

@@ -28,6 +28,7 @@ from p2psyncd.sources.database.resolve import (
     decide_numbers,
     fresh_place,
     parent_of,
+    with_new_parents,
 )
 from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.rows import Rows
@@ -108,6 +109,9 @@ class Planner:
             else:
                 self.set_goal(row)
             row.troubled = row.troubled or self.edits.cross(row, self.file)
+        # Until a parent is there, another row has its number, or none.
+        for pair in with_new_parents(self.rows, self.constraints):
+            self.wholes.unite(*pair)
 
     # Rows
 
@@ -148,9 +152,8 @@ class Planner:
     def named(self, row: Row, item: Item) -> Place:
         """Return the key values that a row's key names, or, where it has only their hash, its cells."""
         if row.born:
-            return tuple(
-                map(self.shown_part, ((row.table.name, column) for column in row.table.pk), row.at.pk)
-            )
+            columns = ((row.table.name, column) for column in row.table.pk)
+            return tuple(map(self.shown_part, columns, row.at.pk))
         return key_values(row.table, state_of(item).cells) or ()
 
     def look_for_occupant(self, row: Row, item: Item) -> None:
@@ -309,10 +312,9 @@ class Planner:
             return
         else:
             found = self.file.find(row.table, unique.columns, values, unique.collations)
+        here = canonical_place(row.table, row.place) if row.place is not None else None
         for place in found:
-            if row.place is not None and canonical_place(row.table, place) == canonical_place(
-                row.table, row.place
-            ):
+            if canonical_place(row.table, place) == here:
                 continue
             owner = self.identities.at(row.table, place)
             if owner is None:

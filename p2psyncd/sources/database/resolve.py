@@ -15,7 +15,7 @@ to that. Then it does not matter what else is decided with it: the order of the 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import apsw
@@ -44,6 +44,7 @@ __all__ = [
     "decide_numbers",
     "fresh_place",
     "parent_of",
+    "with_new_parents",
 ]
 
 Token = object
@@ -242,6 +243,19 @@ def parent_of(root: str, cell: Cell) -> bytes | None:
     if isinstance(cell, Ref):
         return pack_key(root, (cell.pk,), cell.birth)
     return pack_key(root, (cell,)) if type(cell) is int else None
+
+
+def with_new_parents(rows: Mapping[bytes, Row], constraints: Constraints) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the rows that refer to others which are to be shown with them and are not yet, where any row may have to wait."""
+    if not any(row.troubled for row in rows.values()):
+        return
+    for row in rows.values():
+        if row.to_show and row.table.name in constraints.referring:
+            for (table, column), root in constraints.roots.items():
+                key = parent_of(root, row.cells.get(column)) if table == row.table.name else None
+                parent = rows.get(key) if key is not None else None
+                if parent is not None and parent.to_show and parent.place is None:
+                    yield row.key, parent.key
 
 
 def claims_of(row: Row, constraints: Constraints, resolved: Callable[[bytes], bytes]) -> list[Claim]:

@@ -48,9 +48,12 @@ class Writer:
         self.sort()
 
     def differs(self, row: Row) -> bool:
-        """Return whether what is there is not what is to be there."""
+        """Return whether what is there is not what is to be there.
+
+        A row that an app has just deleted is gone, but not because it gave way to another one.
+        """
         if row.goal is None or row.values is None or row.place is None:
-            return row.goal is not None or row.values is not None or row.place is None
+            return row.goal is not None or row.values is not None or row.place is None or row.held
         return bool(self.changes(row))
 
     def changes(self, row: Row) -> tuple[str, ...]:
