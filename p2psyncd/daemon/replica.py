@@ -554,6 +554,10 @@ class Replica:
         """Apply what is still pending of a batch, and note the outcomes; blocks."""
         self.source.check()
         still = self.store.still_pending(batch)
+        if self.source.whole and len(still) < len(batch):
+            # What an edit was merged with goes along: a parent must not go before a child that the app has just changed.
+            overtaken = {p.item.key for p in batch} - {p.item.key for p in still}
+            still += self.store.pending_of(sorted(overtaken)).values()
         outcomes = self.source.apply(still)
         dots: dict[bytes, Dot] = {p.item.key: p.item.dot for p in still}
         with self.store.transaction():

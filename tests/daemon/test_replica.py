@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,31 +22,41 @@ from p2psyncd.store.share import ShareStore
 SHARE = ShareId(b"a shared database".ljust(16)[:16])
 
 
+NewReplica = Callable[[Path, str], Replica]
+
+
 @pytest.fixture
-def replica(tmp_path: Path) -> Iterator[Replica]:
-    """The replica of a database with one table."""
-    path = tmp_path / "app.db"
-    write(path, "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)")
-    clock = SystemClock()
-    store = ShareStore.open(
-        ":memory:",
-        share_id=SHARE,
-        secret=bytes(32),
-        mint_actor=lambda: ActorId(bytes([1]) * 8),
-        is_conflict=lambda item: has_losers(item.meta),
-        received_us=clock.now_us,
-    )
-    source = DatabaseSource.open(path, SHARE, store, store, clock, device=DeviceId(bytes(32)))
-    with closing(store):
-        yield Replica(
+def new_replica() -> Iterator[NewReplica]:
+    """Makes the replica of a new database."""
+    stores: list[ShareStore] = []
+
+    def make(path: Path, ddl: str) -> Replica:
+        number = len(stores) + 1
+        write(path, ddl)
+        clock = SystemClock()
+        store = ShareStore.open(
+            ":memory:",
+            share_id=SHARE,
+            secret=bytes(32),
+            mint_actor=lambda: ActorId(bytes([number]) * 8),
+            is_conflict=lambda item: has_losers(item.meta),
+            received_us=clock.now_us,
+        )
+        stores.append(store)
+        device = DeviceId(bytes([number]) * 32)
+        return Replica(
             share=SHARE,
             store=store,
-            source=source,
+            source=DatabaseSource.open(path, SHARE, store, store, clock, device=device),
             directory=None,
             acceptable=lambda key: True,
             clock=clock,
             executor=InlineExecutor(),
         )
+
+    yield make
+    for store in stores:
+        store.close()
 
 
 def write(path: Path, statement: str) -> None:
@@ -63,9 +73,10 @@ def write(path: Path, statement: str) -> None:
     ],
 )
 async def test_an_edit_between_two_looks_at_one_time_is_recorded(
-    replica: Replica, tmp_path: Path, first: str, then: str, live: list[str]
+    new_replica: NewReplica, tmp_path: Path, first: str, then: str, live: list[str]
 ) -> None:
     path = tmp_path / "app.db"
+    replica = new_replica(path, "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)")
     await replica.scan()
     if live:
         write(path, f"INSERT INTO people VALUES(1, '{live[0]}')")
@@ -82,3 +93,29 @@ async def test_an_edit_between_two_looks_at_one_time_is_recorded(
     found = [item for item in replica.store.all_items() if item.live and item.key.startswith(b"people")]
     assert len(found) == len(live)
     assert list(replica.source.verify()) == []
+
+
+async def test_a_parent_does_not_go_before_the_child_that_the_app_has_changed(
+    new_replica: NewReplica, tmp_path: Path
+) -> None:
+    ddl = """
+        CREATE TABLE orders(id INTEGER PRIMARY KEY, what);
+        CREATE TABLE lines(id INTEGER PRIMARY KEY, parent INTEGER REFERENCES orders ON DELETE CASCADE, what)
+    """
+    files = tmp_path / "a.db", tmp_path / "b.db"
+    a, b = (new_replica(file, ddl) for file in files)
+    write(files[0], "INSERT INTO orders VALUES(1, 'of a'); INSERT INTO lines VALUES(1, 1, 'of a')")
+    await a.scan()
+    await b.scan()
+    await b.receive(list(a.store.all_items()), [], repair=False)
+    assert await b.apply(await b.pending(limit=10)) == ([], {})
+    write(files[0], "DELETE FROM lines; DELETE FROM orders")
+    await a.scan()
+    await b.receive(list(a.store.all_items()), [], repair=False)
+    batch = await b.pending(limit=10)
+    write(files[1], "UPDATE lines SET what = 'of b'")
+    await b.scan()
+    assert await b.apply(batch) == ([], {})
+    with closing(apsw.Connection(str(files[1]))) as connection:
+        assert connection.execute("SELECT * FROM orders").fetchall() == []
+        assert connection.execute("SELECT * FROM lines").fetchall() == []
