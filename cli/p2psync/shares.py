@@ -65,6 +65,14 @@ WithoutOption = Annotated[
     list[str] | None,
     typer.Option("--without", metavar="TABLE", help="A table of the database that stays local (repeatable)."),
 ]
+CounterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--counter",
+        metavar="TABLE.COLUMN",
+        help="A column of whole numbers in which what several devices add at once adds up (repeatable; say it on every device).",
+    ),
+]
 PropagateOption = Annotated[
     bool,
     typer.Option("--propagate-schema", help="Make tables and columns here that other devices come to have."),
@@ -118,6 +126,7 @@ def add(
     mode: ModeOption = ModeChoice.SEND_RECEIVE,
     with_devices: WithOption = None,
     without: WithoutOption = None,
+    counters: CounterOption = None,
     propagate_schema: PropagateOption = False,
     as_json: Json = False,
 ) -> None:
@@ -130,6 +139,7 @@ def add(
         mode=mode.value,
         with_devices=with_devices or None,
         without=without or None,
+        counters=counters or None,
         propagate_schema=propagate_schema,
     )
     whom = escape(", ".join(with_devices)) if with_devices else "all paired devices"
@@ -193,6 +203,7 @@ def accept(
     merge: MergeOption = False,
     adopt: AdoptOption = False,
     without: WithoutOption = None,
+    counters: CounterOption = None,
     propagate_schema: PropagateOption = False,
     as_json: Json = False,
 ) -> None:
@@ -208,6 +219,7 @@ def accept(
         "mode": mode.value,
         "from_device": from_device,
         "without": without or None,
+        "counters": counters or None,
         "propagate_schema": propagate_schema,
     }
     join = "merge" if merge else "adopt" if adopt else None

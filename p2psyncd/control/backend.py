@@ -135,6 +135,7 @@ class Backend(Protocol):
         mode: Mode,
         with_devices: list[str],
         without: list[str],
+        counters: list[str],
         propagate_schema: bool,
     ) -> ShareStatus:
         """Share a folder or a database.
@@ -146,6 +147,7 @@ class Backend(Protocol):
             mode: Which way changes travel.
             with_devices: Names; empty: all paired devices, later ones included.
             without: Tables of a database that are not synced.
+            counters: Columns (TABLE.COLUMN) to which devices add, instead of one write replacing the other.
             propagate_schema: Whether tables and columns that peers come to have are made here, too.
         """
         ...
@@ -167,6 +169,7 @@ class Backend(Protocol):
         from_device: str | None,
         join: Join | None,
         without: list[str],
+        counters: list[str],
         propagate_schema: bool,
     ) -> ShareStatus:
         """Join an offered share, merging with what is at `path` (made if missing).
@@ -179,6 +182,7 @@ class Backend(Protocol):
             join: What becomes of a database at `path` that holds rows: they are united with the share's, or the
                 file is put aside and begins anew. None: that is refused.
             without: See `share_add`.
+            counters: See `share_add`.
             propagate_schema: See `share_add`; always so where nobody but us made a table.
 
         Raises:

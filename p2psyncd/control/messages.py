@@ -139,6 +139,8 @@ class ShareStatus(TypedDict):
     """Items applied lately, per second."""
     left_out: NotRequired[dict[str, str]]
     """Tables of a database that are not synced on purpose, and why."""
+    counters: NotRequired[list[str]]
+    """Columns (TABLE.COLUMN) to which this device's apps add."""
     limited: NotRequired[Attention | None]
     """Why changes here may be found late, and the command against it."""
     hard_links: NotRequired[list[list[str]]]

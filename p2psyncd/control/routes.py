@@ -54,6 +54,7 @@ def share_add(backend: Backend, given: Arguments) -> Call:
         mode=given.one_of("mode", MODES, "send-receive"),
         with_devices=given.texts("with_devices"),
         without=given.texts("without"),
+        counters=given.texts("counters"),
         propagate_schema=given.flag("propagate_schema", default=False),
     )
 
@@ -68,6 +69,7 @@ def share_accept(backend: Backend, given: Arguments) -> Call:
         from_device=given.text_or_none("from_device"),
         join=given.one_of_or_none("join", JOINS),
         without=given.texts("without"),
+        counters=given.texts("counters"),
         propagate_schema=given.flag("propagate_schema", default=False),
     )
 

@@ -6,7 +6,7 @@ settled everywhere. Putting a value back is a new write, as if an app had made i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from blake3 import blake3
 
@@ -32,6 +32,7 @@ from p2psyncd.sources.database.row import (
     revived,
     state_of,
 )
+from p2psyncd.sources.database.schema import Schema
 from p2psyncd.sources.database.show import Places
 from p2psyncd.sources.database.values import Cell
 from p2psyncd.store.reading import ShareReader
@@ -261,6 +262,8 @@ class DatabaseDesk:
         schema = self.source.schema
         for table, reason in sorted(schema.refused.items()) if schema is not None else ():
             yield ItemError(item=table, error=f"this table is not synced: {reason}")
+        for table, column in unknown_counters(schema, self.source.counters) if schema is not None else ():
+            yield ItemError(item=f"{table}.{column}", error="is to be a counter, and there is no such column")
         for key, winner in sorted(self.places().held.items()):
             if not winner:
                 yield ItemError(
@@ -272,6 +275,9 @@ class DatabaseDesk:
         """Add the tables that are left out."""
         schema = self.source.schema
         row["left_out"] = dict(sorted(schema.left_out.items())) if schema is not None else {}
+        row["counters"] = [
+            f"{table}.{column}" for table, names in self.source.counters.items() for column in names
+        ]
 
     def checks(self) -> list[Check]:
         """Return whether the file can be used, and which tables cannot."""
@@ -325,3 +331,11 @@ def settle(item: Item, found: FoundConflict, *, keep: Keep, loser: int) -> list[
     if not chosen:
         raise NoSuchItem("It is settled already")
     return [draft(item.key, resolved(item, chosen[0].cells))]
+
+
+def unknown_counters(schema: Schema, counters: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str]]:
+    """Yield the columns that are to be counters, and are not there."""
+    for name, columns in counters.items():
+        table = schema.tables.get(name)
+        known = {column.name for column in table.columns} if table is not None else set()
+        yield from ((name, column) for column in columns if column not in known)

@@ -14,7 +14,7 @@ from p2psyncd.core.item import Item
 from p2psyncd.core.storage import ShareStorage
 from p2psyncd.daemon.copies import Copies, copies_of
 from p2psyncd.daemon.database_desk import DatabaseDesk
-from p2psyncd.daemon.kinds import LOOKS_ONLY, PROPAGATE, WITHOUT, Choice, Opened
+from p2psyncd.daemon.kinds import COUNTERS, LOOKS_ONLY, PROPAGATE, WITHOUT, Choice, Opened
 from p2psyncd.daemon.membership import members
 from p2psyncd.daemon.report import time_text
 from p2psyncd.daemon.transfer import Held
@@ -112,6 +112,7 @@ class DatabaseKind:
             self.clock,
             device=self.device,
             without=without_of(settings),
+            counters=counters_of(settings),
             propagate_schema=bool(settings.get(PROPAGATE)),
             looks_only=bool(settings.get(LOOKS_ONLY)),
             copy=self.arriving(record),
@@ -170,6 +171,16 @@ def without_of(settings: Mapping[str, object]) -> Collection[str]:
     """Return the tables that a person wants left out."""
     names = settings.get(WITHOUT, [])
     return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def counters_of(settings: Mapping[str, object]) -> Mapping[str, Collection[str]]:
+    """Return the columns that a person wants added up, by table."""
+    found: dict[str, list[str]] = {}
+    names = settings.get(COUNTERS, [])
+    for name in names if isinstance(names, list) else []:
+        table, _, column = str(name).rpartition(".")
+        found.setdefault(table, []).append(column)
+    return found
 
 
 def no_chunks(reader: ContentReader) -> bytes:

@@ -17,14 +17,14 @@ from p2psyncd.sources.local import LocalSource
 from p2psyncd.store.device import ShareRecord
 from p2psyncd.store.reading import ShareReader
 
-__all__ = ["LOOKS_ONLY", "PROPAGATE", "WITHOUT", "Choice", "Opened", "SourceKind"]
+__all__ = ["COUNTERS", "LOOKS_ONLY", "PROPAGATE", "WITHOUT", "Choice", "Opened", "SourceKind"]
 
 Choice = Literal["merge", "adopt"]
 """What becomes of what is at the path of an offered share: it is united with the share, or put aside."""
 
 # What the record of a database's share tells its source: tables to leave out; whether tables and columns of peers are
 # made here; whether nothing is ever written to the file.
-WITHOUT, PROPAGATE, LOOKS_ONLY = "without", "propagate_schema", "looks_only"
+WITHOUT, COUNTERS, PROPAGATE, LOOKS_ONLY = "without", "counters", "propagate_schema", "looks_only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from p2psyncd.control.messages import Comparison, Join, Mode, Offer, ShareKind, ShareStatus
 from p2psyncd.daemon import health
 from p2psyncd.daemon.joining import compare
-from p2psyncd.daemon.kinds import PROPAGATE, WITHOUT
+from p2psyncd.daemon.kinds import COUNTERS, PROPAGATE, WITHOUT
 from p2psyncd.daemon.mesh import PeerState
 from p2psyncd.daemon.peer_requests import PeerRequests
 from p2psyncd.daemon.replica import Phase
@@ -50,6 +50,7 @@ class ShareRequests(PeerRequests):
         mode: Mode,
         with_devices: list[str],
         without: list[str] | None = None,
+        counters: list[str] | None = None,
         propagate_schema: bool = False,
     ) -> ShareStatus:
         """Share a folder or a database."""
@@ -60,7 +61,7 @@ class ShareRequests(PeerRequests):
             kind=kind,
             mode=mode,
             with_devices=chosen,
-            settings=database_settings(without, propagate_schema=propagate_schema),
+            settings=database_settings(without, counters, propagate_schema=propagate_schema),
         )
         self.daemon.journal.tell(
             "share_added", share=share.record.name, message=f"shares {share.record.path}"
@@ -128,6 +129,7 @@ class ShareRequests(PeerRequests):
         from_device: str | None,
         join: Join | None = None,
         without: list[str] | None = None,
+        counters: list[str] | None = None,
         propagate_schema: bool = False,
     ) -> ShareStatus:
         """Join an offered share."""
@@ -138,7 +140,7 @@ class ShareRequests(PeerRequests):
             mode=mode,
             member=state.record.device,
             choice=join,
-            settings=database_settings(without, propagate_schema=propagate_schema),
+            settings=database_settings(without, counters, propagate_schema=propagate_schema),
         )
         self.daemon.journal.tell(
             "share_accepted", share=share.record.name, device=state.record.name, message=f"at {path}"
@@ -199,11 +201,22 @@ class ShareRequests(PeerRequests):
         return self.share_row(share)
 
 
-def database_settings(without: list[str] | None, *, propagate_schema: bool) -> Mapping[str, object]:
-    """Return what a share's record says of how its database is synced; nothing for what is the default."""
+def database_settings(
+    without: list[str] | None, counters: list[str] | None, *, propagate_schema: bool
+) -> Mapping[str, object]:
+    """Return what a share's record says of how its database is synced; nothing for what is the default.
+
+    Raises:
+        BadRequest: A counter is not named as TABLE.COLUMN.
+    """
     settings: dict[str, object] = {}
     if without:
         settings[WITHOUT] = without
+    for counter in counters or ():
+        if not all(counter.rpartition(".")):
+            raise BadRequest(f"A counter is named as TABLE.COLUMN, such as item.stock; {counter!r} is not")
+    if counters:
+        settings[COUNTERS] = counters
     if propagate_schema:
         settings[PROPAGATE] = True
     return settings

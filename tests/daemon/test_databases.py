@@ -421,6 +421,31 @@ async def test_tables_can_be_left_out(two: tuple[Daemon, Daemon]) -> None:
     assert "secret" in row["left_out"]
 
 
+async def test_what_two_devices_add_to_a_counter_at_once_adds_up(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here, there = make(maple), make(willow)
+    for path in (here, there):
+        write(path, "CREATE TABLE item (id INTEGER PRIMARY KEY, stock INTEGER)")
+    write(here, "INSERT INTO item VALUES (1, 100)")
+    counters = ["item.stock", "item.none"]
+    await add(maple, here, counters=counters)
+    await accept(maple, willow, there, counters=counters[:1])
+    await settle(maple, willow)
+    await apart(maple, willow)
+    write(here, "UPDATE item SET stock = stock - 1")
+    write(there, "UPDATE item SET stock = stock - 1")
+    await together(maple, willow)
+    assert read(here, "SELECT stock FROM item") == read(there, "SELECT stock FROM item") == [(98,)]
+    assert await maple.backend.conflicts(include_resolved=False) == []
+    [row] = await maple.backend.share_list()
+    assert row["counters"] == counters
+    assert "no such column" in {one["item"]: one["error"] for one in row["errors"]}["item.none"]
+    for wrong in ("stock", ".stock", "item."):
+        with pytest.raises(BadRequest):
+            await add(maple, make(maple, name="other.db"), name="other", counters=[wrong])
+        (maple.folder / "other.db").unlink()
+
+
 async def test_a_database_is_as_it_was_after_a_restart(shared: Shared) -> None:
     maple, willow, here, there = shared
     await maple.stop()

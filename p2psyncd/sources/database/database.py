@@ -9,7 +9,7 @@ is shown where, `apply` writes, `mend` looks after rows whose parents are delete
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -66,6 +66,7 @@ __all__ = ["DatabaseSource"]
 
 log = logging.getLogger(__name__)
 
+NO_COUNTERS: Mapping[str, Collection[str]] = {}
 EVERYTHING = Dirty(subtrees=frozenset({b""}))
 NOTHING = Dirty()
 # Hints about rows that are recorded are taken out in passing: a step of ours costs the app a moment.
@@ -95,6 +96,7 @@ class DatabaseSource:
         *,
         device: DeviceId,
         without: Collection[str] = (),
+        counters: Mapping[str, Collection[str]] = NO_COUNTERS,
         propagate_schema: bool = False,
         looks_only: bool = False,
         copy: Path | None = None,
@@ -109,6 +111,7 @@ class DatabaseSource:
             clock: The wall clock.
             device: This device.
             without: Tables to leave out.
+            counters: Columns to which devices add, by table; see `sums`.
             propagate_schema: Whether tables and columns that came with the peers' are made here.
             looks_only: Whether nothing is ever written to the file.
             copy: Where a peer's copy of the database lies, or will lie, that the empty file begins with; None: nowhere.
@@ -120,6 +123,7 @@ class DatabaseSource:
         self.clock = clock
         self.device = device
         self.without = without
+        self.counters = counters
         self.propagate_schema = propagate_schema
         self.looks_only = looks_only
         self.copy = copy
@@ -161,6 +165,7 @@ class DatabaseSource:
         *,
         device: DeviceId,
         without: Collection[str] = (),
+        counters: Mapping[str, Collection[str]] = NO_COUNTERS,
         propagate_schema: bool = False,
         looks_only: bool = False,
         copy: Path | None = None,
@@ -174,6 +179,7 @@ class DatabaseSource:
             clock,
             device=device,
             without=without,
+            counters=counters,
             propagate_schema=propagate_schema,
             looks_only=looks_only,
             copy=copy,
@@ -319,6 +325,7 @@ class DatabaseSource:
                 baseline=not notes.baselined,
                 catch_up=self.catching_up,
                 told=self.seen,
+                counters=self.counters,
             )
             for finding in scanner.look(look):
                 key = finding.draft.key if isinstance(finding, Observation) else finding.key

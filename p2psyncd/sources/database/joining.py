@@ -9,6 +9,8 @@ sides hold, and what the other side does not know. A value that one side holds a
 replaced or settled knowingly. So the outcome does not depend on the order in which versions meet, and devices that join the
 same two make equal drafts. Equal values are no conflict, whoever wrote them.
 
+Of a counter (`sums`) both sides' additions count where they were made to the same value. What was added is then no value that lost.
+
 Rows of a first sight share one dot, so that no vector tells whether a version knows them: it does if it names their stamp.
 """
 
@@ -36,6 +38,7 @@ from p2psyncd.sources.database.rowstate import (
     pack,
     state_of,
 )
+from p2psyncd.sources.database.sums import Sum, united
 from p2psyncd.sources.database.values import Cell, canonical_bytes, same_cell
 from p2psyncd.sources.source import Merged, Side
 from p2psyncd.wire.records import ROW_BYTES_MAX
@@ -79,12 +82,25 @@ class Version:
         """All values that the columns hold, won or lost, and whether they lost to a delete."""
         held: dict[str, list[tuple[Element, bool]]] = {}
         if self.state.live:
-            held = {name: [(element, False)] for name, element in self.current.items()}
+            held = {name: [(self.last(name), False)] for name in self.current}
         for one in self.state.losers:
             for name, cell in one.cells.items():
                 element = Element(one.stamp, canonical_bytes(cell), cell)
                 held.setdefault(name, []).append((element, one.deleted))
         return held
+
+    def last(self, column: str) -> Element:
+        """Return what a column shows with the last write that had to do with it: it may have been added to since it was set."""
+        element, made_of = self.current[column], self.state.sums.get(column)
+        if made_of is None:
+            return element
+        addition = max(made_of.additions, key=lambda one: (one.seq, one.actor))
+        return element._replace(stamp=Stamp(element.stamp.hlc, addition.actor, addition.seq))
+
+    def sum_of(self, column: str) -> Sum | None:
+        """Return what a column's value is made of; None if it is no integer."""
+        cell = self.state.cells[column]
+        return self.state.sums.get(column) or (Sum(cell, ()) if type(cell) is int else None)
 
     @cached_property
     def baselines(self) -> set[Stamp]:
@@ -155,7 +171,7 @@ def knew_more(loser: Version, winner: Version) -> bool:
     """
     return not loser.state.live and any(
         element.stamp.actor != ACTOR0 and not winner.knows(element.stamp)
-        for element in loser.current.values()
+        for element in map(loser.last, loser.current)
     )
 
 
@@ -202,6 +218,8 @@ def join_columns(a: Version, b: Version) -> RowState:
     won = {
         name: max(version.current[name] for version in (a, b) if name in version.current) for name in names
     }
+    sums = join_sums(a, b, won)
+    won |= {name: one_of(won[name].stamp, made_of.total) for name, made_of in sums.items()}
     cells = {name: element.cell for name, element in won.items()}
     row = newest_row(a, b)
     return RowState(
@@ -211,7 +229,37 @@ def join_columns(a: Version, b: Version) -> RowState:
         cells=cells,
         image={name: row[name] for name in names if name in row and not same_cell(row[name], cells[name])},
         flags=a.state.flags | b.state.flags,
+        sums=sums,
     )
+
+
+def one_of(stamp: Stamp, cell: Cell) -> Element:
+    """Return a value with the write that set it."""
+    return Element(stamp, canonical_bytes(cell), cell)
+
+
+def join_sums(a: Version, b: Version, won: Mapping[str, Element]) -> dict[str, Sum]:
+    """Return what the joined columns are made of that were added to."""
+    found: dict[str, Sum] = {}
+    for name in sorted({*a.state.sums, *b.state.sums} & won.keys()):
+        made_of = united_sum(a, b, name)
+        if made_of is None:
+            side = a if a.current.get(name) == won[name] else b
+            made_of = side.state.sums.get(name)
+        if made_of is not None and made_of.additions:
+            found[name] = made_of
+    return found
+
+
+def united_sum(a: Version, b: Version, column: str) -> Sum | None:
+    """Return what a column is made of to which both sides may have added; None if one side set it anew."""
+    if not (column in a.current and column in b.current) or (
+        a.current[column].stamp != b.current[column].stamp
+        or not (column in a.state.sums or column in b.state.sums)
+    ):
+        return None
+    ours, theirs = a.sum_of(column), b.sum_of(column)
+    return united(ours, theirs) if ours is not None and theirs is not None else None
 
 
 def newest_row(a: Version, b: Version) -> dict[str, Cell]:
@@ -226,12 +274,16 @@ def join_losers(a: Version, b: Version, joined: RowState) -> tuple[Loser, ...]:
     """Return what both versions hold, or one holds and the other does not know, but the joined row does not show."""
     shown = {name: canonical_bytes(cell) for name, cell in joined.cells.items()} if joined.live else {}
     lost: dict[str, dict[bytes, tuple[Element, bool]]] = {}
+    united_here = a.state.live and a.state.life == b.state.life
     for version, other in ((a, b), (b, a)):
         gone = version.state.life < joined.life
         for name, elements in version.held.items():
-            for element, deleted in elements:
+            in_sum = united_here and united_sum(a, b, name) is not None
+            for place, (element, deleted) in enumerate(elements):
                 if element.wire == shown.get(name) or other.has_replaced(name, element):
                     continue
+                if in_sum and not place:
+                    continue  # what it shows is a part of what is shown now
                 same = lost.setdefault(name, {})
                 one = (element, gone or deleted)
                 # Of equal values the latest stands for all.

@@ -7,7 +7,7 @@ The names of `rowstate` and the join are to be had from here, too. The functions
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import cbor2
@@ -33,6 +33,7 @@ from p2psyncd.sources.database.rowstate import (
     unpack,
     wire_cells,
 )
+from p2psyncd.sources.database.sums import Sum, added
 from p2psyncd.sources.database.values import Cell, same_cell
 
 __all__ = [
@@ -73,8 +74,10 @@ def inserted(cells: Mapping[str, Cell], flags: int = 0) -> RowState:
     return RowState(life=1, cells=in_order(cells), flags=flags)
 
 
-def edited(item: Item, changes: Mapping[str, Cell]) -> RowState:
-    """Return the state after a write that set some columns.
+def edited(
+    item: Item, changes: Mapping[str, Cell], counters: Collection[str] = (), *, salt: int = 0
+) -> RowState:
+    """Return the state after a write that set some columns, or added to those that are counters (see `sums`).
 
     Raises:
         ValueError: The row is not there, or the item is no row's.
@@ -82,20 +85,28 @@ def edited(item: Item, changes: Mapping[str, Cell]) -> RowState:
     state = state_of(item)
     if not state.live:
         raise ValueError("a deleted row cannot be edited")
-    return overwritten(state, changes)
+    sums = {
+        name: found
+        for name in changes.keys() & set(counters)
+        if (found := added(state.cells.get(name), changes[name], state.sums.get(name), salt=salt)) is not None
+    }
+    return overwritten(state, changes, sums)
 
 
-def overwritten(state: RowState, changes: Mapping[str, Cell]) -> RowState:
-    """Return a state with some columns set by the coming write."""
+def overwritten(
+    state: RowState, changes: Mapping[str, Cell], sums: Mapping[str, Sum] | None = None
+) -> RowState:
+    """Return a state with some columns set by the coming write; to those with a sum it added."""
     if not changes:
         return state
+    sums = sums or {}
     cells = {**state.cells, **changes}
     if len(cells) > len(state.cells):
         cells = in_order(cells)
     return RowState(
         life=state.life,
         base=state.base,
-        stamps={**state.stamps, **dict.fromkeys(changes)},
+        stamps={**state.stamps, **dict.fromkeys(name for name in changes if name not in sums)},
         cells=cells,
         losers=still_lost(state.losers, cells) if state.losers else (),
         resolved=known(state) if state.losers else state.resolved,
@@ -103,16 +114,22 @@ def overwritten(state: RowState, changes: Mapping[str, Cell]) -> RowState:
         if state.image
         else {},
         flags=state.flags,
+        sums={**without(state.sums, changes), **sums} if state.sums or sums else {},
     )
 
 
-def migrated(item: Item, changes: Changes) -> RowState:
+def without(sums: Mapping[str, Sum], set_anew: Collection[str]) -> dict[str, Sum]:
+    """Return what is left of sums where some columns are set."""
+    return {name: one for name, one in sums.items() if name not in set_anew}
+
+
+def migrated(item: Item, changes: Changes, counters: Collection[str] = (), *, salt: int = 0) -> RowState:
     """Return the state after a write that found other columns than there were; see `migration`.
 
     Raises:
         ValueError: The row is not there, or the item is no row's.
     """
-    state = edited(item, changes.written)
+    state = edited(item, changes.written, counters, salt=salt)
     if not changes.brought and not changes.unseen:
         return state
     brought = {name: stamp for name, (_, stamp) in changes.brought.items()}
@@ -120,7 +137,13 @@ def migrated(item: Item, changes: Changes) -> RowState:
     cells = in_order({**state.cells, **{name: cell for name, (cell, _) in changes.brought.items()}})
     losers = [*state.losers, *unseen(state_of(item), changes.unseen)]
     losers.sort(key=lambda one: one.stamp)
-    return replace(state, stamps=stamps, cells=cells, losers=still_lost(losers[-LOSERS_MAX:], cells))
+    return replace(
+        state,
+        stamps=stamps,
+        cells=cells,
+        losers=still_lost(losers[-LOSERS_MAX:], cells),
+        sums=without(state.sums, changes.brought),
+    )
 
 
 def unseen(state: RowState, columns: Iterable[str]) -> list[Loser]:
@@ -165,6 +188,7 @@ def removed(item: Item, flags: int = 0) -> RowState:
         resolved=state.resolved,
         image=state.image,
         flags=flags,
+        sums=state.sums,
     )
 
 

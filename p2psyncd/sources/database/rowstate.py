@@ -5,7 +5,7 @@ that set it: `base` unless `stamps` says otherwise. None stands for the write of
 which gets its name only after the source made the draft.
 
 Packed it is one byte (1 if there are losers, so that conflicts are counted without decoding) and a CBOR list
-`[life, base, cells, stamps, flags, image, losers, resolved]`, shortened by what is empty at its end. Stamps are
+`[life, base, cells, stamps, flags, image, losers, resolved, sums]`, shortened by what is empty at its end. Stamps are
 groups `[stamp or null, [places of columns in cells]]`. Maps are sorted by name: equal states are equal bytes.
 All that is decoded is a peer's word, and is checked. The functions here are pure.
 """
@@ -26,6 +26,7 @@ from p2psyncd.core.item import HLC_MAX, Draft, Item, Kind
 from p2psyncd.core.version import SEQ_MAX
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.sources.database.keys import NAME_BYTES_MAX
+from p2psyncd.sources.database.sums import Sum, named, taken, wire_sums
 from p2psyncd.sources.database.values import INTEGER_MAX, INTEGER_MIN, Cell, RawText, Ref, from_wire, to_wire
 
 __all__ = [
@@ -59,10 +60,10 @@ LOSERS_MAX = 32
 RESOLVED_MAX = 64
 # state > losers > loser > cells > reference
 DEPTH_MAX = 6
-FIELDS_MIN, FIELDS_MAX, LOSERS_PLACE = 3, 8, 6
-KINDS: list[type] = [list, int, dict, list, list]
-EMPTY: tuple[Any, ...] = ((), 0, {}, (), ())
-"""What stands for the fields that may be left out: stamps, flags, image, losers, resolved."""
+FIELDS_MIN, FIELDS_MAX, LOSERS_PLACE = 3, 9, 6
+KINDS: list[type] = [list, int, dict, list, list, list]
+EMPTY: tuple[Any, ...] = ((), 0, {}, (), (), ())
+"""What stands for the fields that may be left out: stamps, flags, image, losers, resolved, sums."""
 WITHOUT_LOSERS, WITH_LOSERS = b"\x00", b"\x01"
 UNBOUNDED = {type(None), str, bytes}
 """Types whose values are all their own wire form."""
@@ -107,6 +108,8 @@ class RowState:
     """Where the row that the newest write left differs from the joined cells: it stood in an app's file, and
     so breaks no constraint."""
     flags: int = 0
+    sums: dict[str, Sum] = field(default_factory=dict)
+    """What columns are made of to which devices added since they were set."""
 
     @property
     def live(self) -> bool:
@@ -148,13 +151,14 @@ def wire_stamps(state: RowState) -> list[list[Any]]:
 def pack(state: RowState) -> bytes:
     """Return a state as an item carries it: equal for equal states, on every device."""
     fields: list[Any] = [state.life, state.base and [*state.base], wire_cells(state.cells)]
-    if state.stamps or state.flags or state.image or state.losers or state.resolved:
+    if state.stamps or state.flags or state.image or state.losers or state.resolved or state.sums:
         fields += [
             wire_stamps(state),
             state.flags,
             wire_cells(state.image),
             [[[*one.stamp], int(one.deleted), wire_cells(one.cells)] for one in state.losers],
             [[*stamp] for stamp in state.resolved],
+            wire_sums(state.sums, state.cells),
         ]
         while not fields[-1]:
             fields.pop()
@@ -277,6 +281,12 @@ def take_resolved(packed: object) -> tuple[Stamp, ...]:
     return stamps
 
 
+def take_sums(packed: list[Any], cells: dict[str, Cell], own: Stamp | None) -> dict[str, Sum]:
+    """Return the checked sums, the item's own additions under its name."""
+    sums = taken(take_list(packed, COLUMNS_MAX), cells)
+    return sums if own is None else named(sums, own.actor, own.seq)
+
+
 def unpack(meta: bytes) -> RowState:
     """Return the state that an item's metadata holds.
 
@@ -306,7 +316,7 @@ def decode(meta: bytes, own: Stamp | None) -> RowState:
         return RowState(life=life, base=base or own, cells=cells)
     if not fields[-1] or [type(part) for part in fields[FIELDS_MIN:]] != KINDS[: len(fields) - FIELDS_MIN]:
         raise refuse("its fields")
-    stamps, flags, image, losers, settled = [*fields[FIELDS_MIN:], *EMPTY[len(fields) - FIELDS_MIN :]]
+    stamps, flags, image, losers, settled, sums = [*fields[FIELDS_MIN:], *EMPTY[len(fields) - FIELDS_MIN :]]
     if not 0 <= flags <= FLAGS_MAX:
         raise refuse("its flags")
     if not image.keys() <= cells.keys():
@@ -320,6 +330,7 @@ def decode(meta: bytes, own: Stamp | None) -> RowState:
         resolved=take_resolved(settled) if settled else (),
         image=take_cells(image) if image else {},
         flags=flags,
+        sums=take_sums(sums, cells, own) if sums else {},
     )
 
 

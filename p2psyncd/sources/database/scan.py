@@ -76,6 +76,8 @@ class Look:
     """Whether what differs is older, and gives way to what the store knows."""
     told: Mapping[tuple[str, Place], Told] = field(default_factory=dict)
     """What an earlier scan found in hinted rows."""
+    counters: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """The columns to which an app's writes add, by table."""
 
 
 class Sighting(NamedTuple):
@@ -104,6 +106,7 @@ class Scanner:
         self.store = store
         self.schema = schema
         self.actor = actor
+        self.salt = int.from_bytes(actor[:4], "big")
         self.now_ms = now_ms
         self.rows = Rows(connection)
         self.places = Places.load(store)
@@ -363,9 +366,11 @@ class Scanner:
         if changes.wanting and not changes:
             return Unapplied(key=one.key, shown=one.state)
         self.unfinished |= changes.wanting
-        return self.observation(
-            one, draft(one.key, migrated(base.item, changes)) if changes else as_draft(base.item)
-        )
+        if not changes:
+            return self.observation(one, as_draft(base.item))
+        # What no app wrote is no addition: a backup that was put back counts as it is.
+        counters = look.counters.get(one.table.name, ()) if one.touched else ()
+        return self.observation(one, draft(one.key, migrated(base.item, changes, counters, salt=self.salt)))
 
     def cells(self, table: Table, values: Mapping[str, Value]) -> dict[str, Cell]:
         """Return a row as an item has it."""

@@ -37,6 +37,7 @@ from p2psyncd.sources.database.row import (
     state_of,
     unpack,
 )
+from p2psyncd.sources.database.sums import Addition, Sum
 from p2psyncd.sources.database.values import Cell, RawText, Ref
 from p2psyncd.sources.source import Merged, Side
 
@@ -128,7 +129,26 @@ def states(draw: st.DrawFn) -> RowState:
         resolved=tuple(sorted(draw(st.sets(STAMPS, max_size=3)))),
         image=in_order({name: cell for name, cell in image.items() if name in cells}),
         flags=draw(st.sampled_from([0, UNENFORCED])),
+        sums=draw_sums(draw, cells),
     )
+
+
+def draw_sums(draw: st.DrawFn, cells: dict[str, Cell]) -> dict[str, Sum]:
+    """Return what whole numbers among cells may be made of."""
+    sums: dict[str, Sum] = {}
+    for name, cell in cells.items():
+        # An addition must fit, and so must the start.
+        if type(cell) is int and abs(cell) < 2**60 and draw(st.booleans()):
+            additions = draw(
+                st.sets(
+                    st.builds(Addition, st.sampled_from([A, B]), st.integers(0, 9), st.integers(-99, 99)),
+                    min_size=1,
+                    max_size=3,
+                )
+            )
+            start = cell - sum(one.amount for one in additions)
+            sums[name] = Sum(start, tuple(sorted(additions)))
+    return sums
 
 
 @given(states())
@@ -659,6 +679,12 @@ class Replica:
                 self.item = write_as(self, revived(item, values), at)
         elif step == "delete":
             self.item = write_as(self, removed(item), at)
+        elif step == "add":
+            before = state_of(item).cells["n"]
+            assert isinstance(before, int)
+            self.item = write_as(
+                self, edited(item, {"n": before + len(column) + now}, ["n"], salt=self.actor[0]), at
+            )
         else:
             self.item = write_as(self, edited(item, {column: values[column]}), at)
 
@@ -673,8 +699,8 @@ def write_as(replica: Replica, state: RowState, at: int) -> Item:
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 2),
-        st.sampled_from(["edit", "edit", "edit", "delete", "insert", "settle", "meet", "meet"]),
-        st.sampled_from(["x", "y"]),
+        st.sampled_from(["edit", "edit", "edit", "add", "add", "delete", "insert", "settle", "meet", "meet"]),
+        st.sampled_from(["x", "y", "n"]),
         st.integers(0, 2),
     ),
     max_size=14,
@@ -691,7 +717,7 @@ def run(steps: list[tuple[int, str, str, int]], skews: list[int], *, distinct: b
                 replicas[who].take(theirs, now)
         else:
             values: dict[str, Cell] = {
-                name: 10 * now + place if distinct else value for place, name in enumerate("xyz")
+                name: 10 * now + place if distinct else value for place, name in enumerate("nxyz")
             }
             replicas[who].do(step, column, values, now)
     return replicas
