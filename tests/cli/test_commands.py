@@ -51,24 +51,24 @@ EVIL = "x\x1b[2J\u202e\n"
         (("share", "list"), ("share_list", (), {})),
         (("share", "offers"), ("share_offers", (), {})),
         (
-            ("share", "add", "/data", "--name", "N", "--kind", "database", "--mode", "send-only", "--with", "a", "--with", "b", "--without", "log", "--without", "cache", "--propagate-schema"),
-            ("share_add", ("/data",), {"name": "N", "kind": "database", "mode": "send-only", "with_devices": ["a", "b"], "without": ["log", "cache"], "propagate_schema": True}),
+            ("share", "add", "/data", "--name", "N", "--kind", "database", "--mode", "send-only", "--with", "a", "--with", "b", "--without", "log", "--without", "cache", "--counter", "item.stock", "--propagate-schema"),
+            ("share_add", ("/data",), {"name": "N", "kind": "database", "mode": "send-only", "with_devices": ["a", "b"], "without": ["log", "cache"], "counters": ["item.stock"], "propagate_schema": True}),
         ),
         (
             ("share", "add", "/data"),
-            ("share_add", ("/data",), {"name": None, "kind": None, "mode": "send-receive", "with_devices": [], "without": [], "propagate_schema": False}),
+            ("share_add", ("/data",), {"name": None, "kind": None, "mode": "send-receive", "with_devices": [], "without": [], "counters": [], "propagate_schema": False}),
         ),
         (
             ("share", "accept", "Music", "/m", "--mode", "receive-only", "--from", "desk"),
-            ("share_accept", ("Music", "/m"), {"mode": "receive-only", "from_device": "desk", "join": None, "without": [], "propagate_schema": False}),
+            ("share_accept", ("Music", "/m"), {"mode": "receive-only", "from_device": "desk", "join": None, "without": [], "counters": [], "propagate_schema": False}),
         ),
         (
             ("share", "accept", "Music", "/m", "--adopt", "--without", "log"),
-            ("share_accept", ("Music", "/m"), {"mode": "send-receive", "from_device": None, "join": "adopt", "without": ["log"], "propagate_schema": False}),
+            ("share_accept", ("Music", "/m"), {"mode": "send-receive", "from_device": None, "join": "adopt", "without": ["log"], "counters": [], "propagate_schema": False}),
         ),
         (
             ("share", "accept", "Music", "/m", "--merge", "--propagate-schema"),
-            ("share_accept", ("Music", "/m"), {"mode": "send-receive", "from_device": None, "join": "merge", "without": [], "propagate_schema": True}),
+            ("share_accept", ("Music", "/m"), {"mode": "send-receive", "from_device": None, "join": "merge", "without": [], "counters": [], "propagate_schema": True}),
         ),
         (("share", "pause", "Photos"), ("share_pause", ("Photos",), {})),
         (("share", "resume", "Photos"), ("share_resume", ("Photos",), {})),
