@@ -11,15 +11,15 @@ from p2psyncd.control.messages import Conflict, ConflictDetail, ConflictSide, Ke
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.core.storage import ShareStorage
 from p2psyncd.daemon.desk import FoundConflict, Side
+from p2psyncd.daemon.journal import Journal
 from p2psyncd.daemon.report import kind_of, time_text
 from p2psyncd.daemon.share import RunningShare
-from p2psyncd.daemon.signal import first_of
 from p2psyncd.errors import BadRequest, NoSuchItem
 
 if TYPE_CHECKING:
     from p2psyncd.daemon.supervisor import Supervisor
 
-__all__ = ["listing", "resolve", "show", "tell_new"]
+__all__ = ["Teller", "listing", "resolve", "show"]
 
 # How often new conflicts are looked for, at most: a person reads of them.
 TELL_EVERY_S = 1.0
@@ -83,40 +83,40 @@ def row(daemon: Supervisor, found: Found) -> Conflict:
     )
 
 
-async def tell_new(daemon: Supervisor) -> None:
-    """Tell of every conflict that arises while the daemon runs, for ever."""
-    known = {share.record.id: handles(await find_in(share)) for share in daemon.shares.all()}
-    counts: dict[ShareId, int] = {}
-    while True:
-        events = [share.replica.signal.event for share in daemon.shares.all()]
-        changed = daemon.mesh.changed.event
-        for share in daemon.shares.all():
-            if counts.get(share.record.id) != share.desk.conflicts:
-                counts[share.record.id] = share.desk.conflicts
-                await tell_of(daemon, share, known)
-        await first_of([*events, changed])
-        await trio.sleep(TELL_EVERY_S)
+class Teller:
+    """Tells of conflicts as they arise while the daemon runs."""
 
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.known: dict[ShareId, set[bytes]] = {}
+        """What names the losers that were there when each share was last looked at."""
 
-def handles(found: list[Found]) -> set[bytes]:
-    """Return what names the losers of some conflicts."""
-    return {handle for one in found for handle in one.conflict.handles}
+    async def run(self, share: RunningShare) -> None:
+        """Tell of the conflicts of one share, for ever."""
+        counted = -1
+        while True:
+            changed = share.replica.signal.event
+            if counted != share.desk.conflicts:
+                counted = share.desk.conflicts
+                await self.tell_of(share)
+            await changed.wait()
+            await trio.sleep(TELL_EVERY_S)
 
-
-async def tell_of(daemon: Supervisor, share: RunningShare, known: dict[ShareId, set[bytes]]) -> None:
-    """Tell of the conflicts of one share that were not known before."""
-    found = await find_in(share)
-    before = known.get(share.record.id, set())
-    known[share.record.id] = handles(found)
-    for one in found:
-        if any(handle not in before for handle in one.conflict.handles):
-            item = one.conflict.item
-            daemon.journal.tell(
-                "conflict",
-                share=share.record.name,
-                item=item,
-                message=f"{item} was changed on two devices at once; `p2psync conflict show {one.conflict.id}`",
-            )
+    async def tell_of(self, share: RunningShare) -> None:
+        """Tell of the conflicts of one share that were not known before; at the first look they are."""
+        found = await find_in(share)
+        now = {handle for one in found for handle in one.conflict.handles}
+        before = self.known.get(share.record.id, now)
+        self.known[share.record.id] = now
+        for one in found:
+            if any(handle not in before for handle in one.conflict.handles):
+                item = one.conflict.item
+                self.journal.tell(
+                    "conflict",
+                    share=share.record.name,
+                    item=item,
+                    message=f"{item} was changed on two devices at once; `p2psync conflict show {one.conflict.id}`",
+                )
 
 
 async def listing(daemon: Supervisor, *, include_resolved: bool) -> list[Conflict]:

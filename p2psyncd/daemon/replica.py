@@ -28,6 +28,7 @@ from p2psyncd.daemon.incarnation import Incarnation
 from p2psyncd.daemon.ledger import Ledger, Received
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.errors import BadRequest, RemoteProtocolError, ShareHeld, StateForked
+from p2psyncd.sources.faults import Faults
 from p2psyncd.sources.source import (
     Applied,
     Dirty,
@@ -110,6 +111,8 @@ class Replica:
         """Held from a look at a source that is one whole until what it found is recorded. Another look in between would
         hold what is there against what is about to be outdated, and take an edit for seen that nobody records."""
         self.signal = Signal()
+        self.faults = Faults()
+        """Tells of errors that nobody foresaw."""
         self.phase = Phase.STARTING
         self.reason = ""
         self.errors: dict[bytes, str] = {}

@@ -200,6 +200,10 @@ class SessionTable:
             self.hold(driver, first_of_group(group))
         except* (OSError, P2psyncError) as group:
             self.fail(driver, first_of_group(group), nursery)
+        # The edge of the share here: its sessions run beside those of other shares, not below the share itself.
+        except* Exception as group:  # noqa: BLE001
+            fault = driver.replica.faults.tell(f"a session of share {share.hex()[:8]}", group)
+            self.fail(driver, fault, nursery)
         finally:
             self.greeted.discard(driver)
             if self.drivers.get(share) is driver:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # What failed or was held is looked at again after this long.
 RETRY_S = 10.0
+# What nobody foresaw comes again mostly, and each attempt looks at everything: the rest is doubled each time.
+FAULT_REST_S_MAX = 640.0
 # A file that is being written all the time is read again this often.
 BUSY_S = 1.0
 # History is held to its limits so often, and for the first time soon: a laptop may never be on for ten minutes.
@@ -113,6 +115,8 @@ class RunningShare:
         """Set once the watch is up, or is known to be impossible for now."""
         self.locked = ""
         """Why the last scan could not read at all."""
+        self.fault_rest_s = RETRY_S
+        """How long the share rests after the next error that nobody foresaw."""
         self.scope = trio.CancelScope()
         self.done = trio.Event()
 
@@ -142,11 +146,20 @@ class RunningShare:
 
         One share's trouble must not end the others'.
         """
+        began_s, rest_s = trio.current_time(), RETRY_S
         try:
             await self.live()
         except* (OSError, P2psyncError) as group:
             self.hold(Phase.ERROR, "; ".join(str(error) for error in leaves(group)))
-        await trio.sleep(RETRY_S)
+        # The edge of the share: what nobody foresaw in it must end neither the others nor the daemon, nor begin again
+        # with each start of the daemon. It is logged in full, and `status` shows it.
+        except* Exception as group:  # noqa: BLE001
+            self.hold(Phase.ERROR, str(self.replica.faults.tell(f"share {self.record.name}", group)))
+            rest_s = self.fault_rest_s
+            self.fault_rest_s = min(2 * rest_s, FAULT_REST_S_MAX)
+        if trio.current_time() - began_s > FAULT_REST_S_MAX:
+            self.fault_rest_s = RETRY_S
+        await trio.sleep(rest_s)
 
     async def live(self) -> None:
         """Watch, scan once in full, then follow the hints."""
@@ -226,8 +239,8 @@ class RunningShare:
                 self.wait_for(busy, dirty)
             except (OSError, P2psyncError) as error:
                 self.hold(Phase.ERROR, str(error))
-            except trio.Cancelled:
-                # Who asked went away in the middle; what was to be looked at still is.
+            except BaseException:
+                # Who asked went away in the middle, or nobody foresaw this; what was to be looked at still is.
                 self.notice(dirty)
                 raise
             else:

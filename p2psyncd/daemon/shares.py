@@ -30,6 +30,7 @@ from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.transfer import Sent
 from p2psyncd.errors import NoSuchShare, P2psyncError
+from p2psyncd.sources.faults import Faults
 from p2psyncd.store.device import DeviceStore, PeerRecord, ShareRecord
 from p2psyncd.store.share import ShareStore
 
@@ -37,6 +38,8 @@ __all__ = ["Shares"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+REOPEN_S = 60.0
 
 
 class Shares:
@@ -72,6 +75,8 @@ class Shares:
         """The open sessions of a share; whoever looks after the peers sets it."""
         self.get_copy: Callable[[RunningShare], Awaitable[None]] = never_over
         """Gets a whole copy of a share's data, where it waits for one, and looks after those that are given."""
+        self.tell_conflicts: Callable[[RunningShare], Awaitable[None]] = never_over
+        """Tells of a share's conflicts as they arise."""
         self.tell_lost: Callable[[RunningShare, bytes], None] = lambda share, key: None
         """Called when a version was given up because no device has its content."""
         self.changing = trio.Lock()
@@ -151,11 +156,26 @@ class Shares:
             log.error("share_unusable share=%s error=%s", record.name, error)  # noqa: TRY400  (the reason says it all)
             self.broken[record.id] = (record, str(error))
             return None
+        # The edge of the share: see `RunningShare.live_on`.
+        except Exception as error:  # noqa: BLE001
+            self.broken[record.id] = (record, str(Faults().tell(f"opening share {record.name}", error)))
+            assert self.nursery is not None
+            self.nursery.start_soon(self.start_again, record)
+            return None
         if record.paused:
             # Before anybody is told of it: peers would wait for a session that does not come.
             share.replica.enter(Phase.PAUSED, "paused by `p2psync share pause`")
         self.put(share)
         return share
+
+    async def start_again(self, record: ShareRecord) -> None:
+        """Try after a while to open a share that could not be opened, for a reason that nobody foresaw."""
+        await trio.sleep(REOPEN_S)
+        async with self.changing:
+            if self.broken.get(record.id, (None,))[0] is record:
+                del self.broken[record.id]
+                await self.start(record)
+                self.on_change()
 
     def put(self, share: RunningShare) -> None:
         """Let a share that was opened live."""
@@ -229,6 +249,7 @@ class Shares:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.get_copy, share)
+            nursery.start_soon(self.tell_conflicts, share)
             nursery.start_soon(
                 partial(
                     forget_now_and_then,
@@ -308,6 +329,6 @@ class Shares:
 
 
 async def never_over(share: RunningShare) -> None:
-    """Do nothing: nobody has said how copies are to be had."""
+    """Do nothing: nobody has said how it is done."""
     del share
     await trio.sleep_forever()

@@ -22,7 +22,7 @@ from p2psyncd.daemon.applier import Applier
 from p2psyncd.daemon.backend import DaemonBackend
 from p2psyncd.daemon.bootstrap import Bootstrap
 from p2psyncd.daemon.config import Config
-from p2psyncd.daemon.conflicts import tell_new
+from p2psyncd.daemon.conflicts import Teller
 from p2psyncd.daemon.database_share import DatabaseKind
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.folder_share import FolderKind
@@ -131,6 +131,7 @@ class Supervisor:
         self.shares.tell_lost = self.content_lost
         self.bootstrap = Bootstrap(self.mesh, executor, lambda state: self.shares.for_device(state.record))
         self.shares.get_copy = self.bootstrap.run
+        self.shares.tell_conflicts = Teller(self.journal).run
         self.before_pairing: dict[DeviceId, PeerRecord | None] = {}
         self.session_troubles: dict[tuple[DeviceId, ShareId], str] = {}
         """What was said last about a peer's session of a share."""
@@ -164,7 +165,6 @@ class Supervisor:
                     nursery.start_soon(self.discovery.run, self.discovered)
                 await nursery.start(serve, DaemonBackend(self), self.places.socket_path)
                 self.announce_ready()
-                nursery.start_soon(tell_new, self)
                 nursery.start_soon(self.notifier.keep_watchdog)
                 await self.stopping.wait()
                 self.notifier.stopping()

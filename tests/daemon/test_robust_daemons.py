@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,11 @@ from daemons import WAIT_S, Daemon, Lab, connect, share, tree
 
 from p2psyncd.daemon import fetcher, mesh, peerlink, sessiontable
 from p2psyncd.daemon import share as share_module
+from p2psyncd.daemon import shares as shares_module
+from p2psyncd.daemon.folder_share import FolderKind
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.errors import ConfigError, StateCorrupt
+from p2psyncd.sources.source import Dirty
 from p2psyncd.wire.messages import Ask, Boot, Closed, Done, Hello, Removed, Summaries
 
 LARGE = 2 * 1024 * 1024
@@ -404,3 +408,81 @@ async def test_shutting_down_is_a_request_like_any_other(lab: Lab) -> None:
     with trio.fail_after(WAIT_S):
         await maple.done.wait()
     assert not maple.places.socket_path.exists()
+
+
+# What nobody foresaw
+
+
+async def test_what_nobody_foresaw_in_one_share_ends_neither_the_others_nor_the_daemon(
+    two: tuple[Daemon, Daemon],
+    monkeypatch: pytest.MonkeyPatch,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    maple, willow = two
+    await share(maple, willow, "f")
+    there = await share(maple, willow, "g")
+    source = maple.running("f").source
+    scans: list[Dirty] = []
+    again = trio.Event()
+
+    def broken(dirty: Dirty) -> Iterator[Any]:
+        scans.append(dirty)
+        if len(scans) > 1:
+            again.set()
+        raise KeyError("no such thing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "scan", broken)
+        (maple.folder / "f" / "a.txt").write_text("one")
+        await maple.until(lambda: maple.running("f").replica.phase is Phase.ERROR, "an error")
+        [reason] = [row["reason"] for row in await maple.backend.share_list() if row["name"] == "f"]
+        assert "KeyError at test_robust_daemons.py" in (reason or "")
+        assert "the daemon's log" in (reason or "")
+        (maple.folder / "g" / "b.txt").write_text("two")
+        await willow.until((there / "b.txt").exists, "the file of the other share")
+        with trio.fail_after(WAIT_S):
+            await again.wait()
+    told = [record for record in caplog.records if record.message.startswith("fault ")]
+    assert len(told) == 1
+    assert told[0].exc_info is not None
+    await willow.until((willow.folder / "f" / "a.txt").exists, "the file, once it works")
+    assert not maple.done.is_set()
+
+
+async def test_what_nobody_foresaw_in_a_session_ends_only_it(
+    two: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    maple, willow = two
+    there = await share(maple, willow)
+    link = willow.peer(maple).link  # type: ignore[union-attr]
+
+    def broken(*_args: Any, **_more: Any) -> Any:
+        raise TypeError("no such thing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(willow.running("f").replica.ledger, "receive", broken)
+        (maple.folder / "f" / "a.txt").write_text("one")
+        event = await willow.event("session_failed")
+        assert "TypeError at test_robust_daemons.py" in event["message"]
+    await willow.until((there / "a.txt").exists, "the file, once it works")
+    assert willow.peer(maple).link is link  # type: ignore[union-attr]
+
+
+async def test_a_share_that_cannot_be_opened_for_a_reason_nobody_foresaw_is_opened_later(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maple = await lab.daemon("maple")
+    path = maple.make("f", a_txt="one")
+    await maple.backend.share_add(str(path), name="f", kind=None, mode="send-receive", with_devices=[])
+    monkeypatch.setattr(shares_module, "REOPEN_S", 0.05)
+
+    def broken(*_args: Any) -> Any:
+        raise LookupError("no such thing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderKind, "open", broken)
+        await maple.restart()
+        [row] = await maple.backend.share_list()
+        assert "LookupError at test_robust_daemons.py" in (row["reason"] or "")
+    await maple.until(lambda: bool(maple.supervisor.shares.running), "the share")
