@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+import apsw
 import trio
 
 from p2psyncd.core.clock import Clock
@@ -72,6 +73,8 @@ NOTHING = Dirty()
 # Hints about rows that are recorded are taken out in passing: a step of ours costs the app a moment.
 DROP_HINTS_MIN = 500
 DROP_EVERY_S = 1.0
+# An app that changes its tables does so in a few steps.
+SCHEMAS_MAX = 20
 ASKED = -1
 """Counts the touches of a row that no app touched."""
 MICROSECONDS = 1_000_000
@@ -304,8 +307,6 @@ class DatabaseSource:
             return
         if self.copy is not None:
             self.forget_copy()
-        full = self.full or self.guard.doubtful or notes.version != schema.version or not notes.baselined
-        self.full = self.guard.doubtful = False
         actor = self.catalogue.actor()
         durable = False
         agreed: list[Hint] = []
@@ -313,7 +314,9 @@ class DatabaseSource:
             with self.access.writing(quiet=True) as connection:
                 # They are as old as the rows.
                 drop_hints(connection, read_hints(connection, schema))
-        with self.access.reading() as connection:
+        with self.looking() as (connection, schema):
+            full = self.full or self.guard.doubtful or notes.version != schema.version or not notes.baselined
+            self.full = self.guard.doubtful = False
             hints = [] if self.looks_only else read_hints(connection, schema)
             touched = {(hint.table, hint.pk) for hint in hints}
             hints += [one for one in self.asked(dirty.keys, schema) if (one.table, one.pk) not in touched]
@@ -351,6 +354,9 @@ class DatabaseSource:
     def discard(self, surplus: Sequence[tuple[Table, Place]], schema: Schema) -> None:
         """Delete rows of an older state of the file, unless the app has touched them since."""
         with self.access.writing(quiet=True) as connection:
+            if schema_version(connection) != schema.version:
+                self.full = True
+                return
             hinted = {(hint.table, hint.pk) for hint in read_hints(connection, schema)}
             rows = Rows(connection)
             for table, place in surplus:
@@ -402,6 +408,20 @@ class DatabaseSource:
             self.row_applier.adopt(schema)
         return schema
 
+    @contextmanager
+    def looking(self) -> Iterator[tuple[apsw.Connection, Schema]]:
+        """Give one moment of the file, and the schema at that moment.
+
+        With another one SQLite would read a column that is gone as a text: its own name, for that is in quotes.
+        """
+        for _ in range(SCHEMAS_MAX):
+            schema = self.prepare()
+            with self.access.reading() as connection:
+                if schema_version(connection) == schema.version:
+                    yield connection, schema
+                    return
+        raise DatabaseBusy(f"an app is changing the tables of {self.access.path}")
+
     def current_schema(self) -> Schema:
         """Return the schema as it was last read."""
         return self.schema if self.schema is not None else self.prepare()
@@ -446,9 +466,8 @@ class DatabaseSource:
 
     def verify(self) -> Iterator[ItemError]:
         """Read every row again and yield what is not as recorded."""
-        schema = self.prepare()
-        notes = Notes.load(self.catalogue)
-        with self.access.reading() as connection:
+        with self.looking() as (connection, schema):
+            notes = Notes.load(self.catalogue)
             scanner = Scanner(connection, self.catalogue, schema, self.catalogue.actor(), 0)
             look = Look(compare=frozenset(schema.tables), known=notes.tables)
             for finding in scanner.look(look):
@@ -498,9 +517,10 @@ class DatabaseSource:
         self.unmended.update(changed)
         try:
             with self.access.reading() as connection:
-                drafts = Mender(self.current_schema(), self.store, self.applier.places, connection).mend(
-                    self.unmended
-                )
+                schema = self.current_schema()
+                if schema_version(connection) != schema.version:
+                    return []
+                drafts = Mender(schema, self.store, self.applier.places, connection).mend(self.unmended)
         except DatabaseUnavailable:
             return []  # the next call looks after them
         self.unmended.clear()

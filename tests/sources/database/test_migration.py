@@ -9,6 +9,7 @@ import pytest
 from two_files import Clock, Replica, exchange
 
 from p2psyncd.sources.database.row import has_losers, state_of
+from p2psyncd.sources.database.schema import Schema
 
 Pair = Callable[[str], tuple[Replica, Replica]]
 
@@ -175,3 +176,23 @@ def test_a_row_that_cannot_be_shown_as_it_is_recorded_is_not_written_anew_by_a_m
     exchange(a, b)
     assert [item for item in a.items() if item.key.startswith(b"people/")] == before
     assert a.tables() == b.tables() == {"people": ["(1, 3, 4, None)"]}
+
+
+def test_a_column_that_is_renamed_while_a_look_begins_is_not_read_as_its_own_name(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair(PEOPLE, ADA)
+    prepare, migrations = a.source.prepare, [RENAME, ADD]
+
+    def prepare_and_be_migrated() -> Schema:
+        schema = prepare()
+        if migrations:
+            a.run(*migrations.pop(), "UPDATE people SET name = 'Ada L.'")
+        return schema
+
+    monkeypatch.setattr(a.source, "prepare", prepare_and_be_migrated)
+    a.scan()
+    [item] = [item for item in a.items() if item.key.startswith(b"people/")]
+    assert state_of(item).cells == {"id": 1, "name": "Ada L.", "phone": "1", "tel": "1"}
+    exchange(a, b)
+    assert b.tables() == {"people": ["(1, 'Ada L.', '1')"]}
