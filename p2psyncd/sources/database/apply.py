@@ -111,12 +111,21 @@ class RowApplier:
         self.places = Places.load(store)
         self.noted: int | None = None
         """The number of an intent that is not durable yet."""
-        self.adopt(schema)
+        self.constraints = self.adopted = Constraints(schema)
+        """Of the schema in use, and of the one to use from the next call on."""
 
     def adopt(self, schema: Schema) -> None:
-        """Go on with another schema, once hints are installed for it."""
-        self.schema = schema
-        self.constraints = Constraints(schema)
+        """Use another schema from the next call on, once hints are installed for it.
+
+        A look may find one while something is being applied.
+        """
+        if schema is not self.adopted.schema:
+            self.adopted = Constraints(schema)
+
+    @property
+    def schema(self) -> Schema:
+        """The schema in use."""
+        return self.constraints.schema
 
     # What the source calls
 
@@ -127,6 +136,7 @@ class RowApplier:
             DatabaseUnavailable: The app keeps the file locked, or it cannot be used; nothing was done.
             ShareHeld: It is another file.
         """
+        self.constraints = self.adopted
         objects = [pending for pending in batch if pending.item.key.startswith(OBJECTS)]
         outcomes = self.make_objects(objects) if objects else []
         rows: list[Prepared] = []
@@ -155,6 +165,7 @@ class RowApplier:
 
     def reshow(self) -> list[Outcome]:
         """Show anew what is noted, but for what an app has touched and nobody has looked at yet."""
+        self.constraints = self.adopted
         return self.piece(()) if self.places.unsettled else []
 
     def recover(self) -> list[Outcome]:
@@ -215,6 +226,7 @@ class RowApplier:
                     schema = read_schema(connection, without=self.without)
                 self.store.set_setting(MADE, cbor2.dumps(sorted(made | objects.made)))
         self.adopt(schema)
+        self.constraints = self.adopted
         return [*outcomes, *objects.outcomes]
 
     def may_matter(self, key: bytes) -> bool:

@@ -393,6 +393,8 @@ class DatabaseSource:
             raise DatabaseBusy(f"a copy of {self.access.path.name} is on its way")
         with self.access.reading() as connection:
             if self.schema is not None and self.schema.version == schema_version(connection):
+                if self.row_applier is not None:
+                    self.row_applier.adopt(self.schema)
                 return self.schema
             schema = read_schema(connection, without=self.without)
             complete = self.looks_only or installed(connection, schema)

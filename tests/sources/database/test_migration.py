@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from two_files import Clock, Replica, exchange
 
+from p2psyncd.sources.database.prepare import Prepared
 from p2psyncd.sources.database.row import has_losers, state_of
 from p2psyncd.sources.database.schema import Schema
+from p2psyncd.sources.source import Outcome
 
 Pair = Callable[[str], tuple[Replica, Replica]]
 
@@ -196,3 +198,24 @@ def test_a_column_that_is_renamed_while_a_look_begins_is_not_read_as_its_own_nam
     assert state_of(item).cells == {"id": 1, "name": "Ada L.", "phone": "1", "tel": "1"}
     exchange(a, b)
     assert b.tables() == {"people": ["(1, 'Ada L.', '1')"]}
+
+
+def test_a_look_that_finds_another_schema_does_not_change_it_under_an_apply(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run("UPDATE people SET name = 'Ada L.'")
+    a.scan()
+    b.receive(a.items())
+    applier = b.source.applier
+    piece, migrations = applier.piece, ["ALTER TABLE people DROP COLUMN phone"]
+
+    def migrated_before_the_transaction(rows: Sequence[Prepared]) -> list[Outcome]:
+        if migrations:
+            b.run(migrations.pop())
+            b.source.prepare()
+        return piece(rows)
+
+    monkeypatch.setattr(applier, "piece", migrated_before_the_transaction)
+    b.apply()
+    assert b.tables() == {"people": ["(1, 'Ada L.')"]}
