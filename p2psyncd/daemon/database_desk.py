@@ -43,6 +43,7 @@ __all__ = ["DatabaseDesk"]
 ID_BYTES = 6
 # What a person can look through; newest first.
 DELETED_SHOWN_MAX = 1000
+REBUILD = "let its app build the index anew (`INSERT INTO index(index) VALUES('rebuild')`)"
 BEFORE_SHARING = "before it was shared"
 
 
@@ -264,6 +265,10 @@ class DatabaseDesk:
             yield ItemError(item=table, error=f"this table is not synced: {reason}")
         for table, column in unknown_counters(schema, self.source.counters) if schema is not None else ():
             yield ItemError(item=f"{table}.{column}", error="is to be a counter, and there is no such column")
+        for table, reason in sorted(self.source.unkept_searches.items()):
+            yield ItemError(
+                item=table, error=f"its search index is not kept up with what comes: {reason}; {REBUILD}"
+            )
         for key, winner in sorted(self.places().held.items()):
             if not winner:
                 yield ItemError(
@@ -296,6 +301,14 @@ class DatabaseDesk:
                 "; ".join(f"{table} is not synced: {reason}" for table, reason in refused),
                 "Mend the table in the app's schema, or leave it out with `p2psync share add … --without TABLE`",
                 fine="none is refused",
+            ),
+            check(
+                f"search in {name}",
+                "; ".join(
+                    f"the index of {table}: {why}" for table, why in sorted(source.unkept_searches.items())
+                ),
+                f"Only its app can keep it up with what comes from other devices: {REBUILD}",
+                fine="indexes are kept up",
             ),
             check(
                 f"watching {name}",

@@ -149,6 +149,34 @@ async def test_tables_that_cannot_be_synced_are_named_and_others_are_synced(shar
     assert "log" in check["message"]
 
 
+async def test_a_search_index_that_only_the_app_can_keep_is_named_and_its_rows_come(
+    two: tuple[Daemon, Daemon],
+) -> None:
+    maple, willow = two
+    here, there = make(maple, ANN), make(willow, ANN)
+    for path in (here, there):
+        write(
+            path,
+            "CREATE VIRTUAL TABLE search USING fts5(name, content='people', content_rowid='id')",
+            "CREATE TRIGGER keep AFTER INSERT ON people BEGIN"
+            " INSERT INTO search(rowid, name) VALUES (new.id, unaccent(new.name)); END",
+        )
+    await add(maple, here)
+    await accept(maple, willow, there, join="merge")
+    with closing(app(here)) as connection:
+        connection.create_scalar_function("unaccent", lambda text: text)
+        connection.execute("INSERT INTO people VALUES (2, 'Bob', '2', 'bob@x')")
+    await settle(maple, willow)
+    assert read(there) == [ANN, BOB]
+    [row] = await willow.backend.share_list()
+    [error] = [one for one in row["errors"] if one["item"] == "people"]
+    assert "unaccent" in error["error"]
+    assert "'rebuild'" in error["error"]
+    [check] = [one for one in await willow.backend.doctor() if one["name"] == "search in app"]
+    assert check["ok"] == "warn"
+    assert "people" in check["message"]
+
+
 async def test_different_columns_of_one_row_both_survive(shared: Shared) -> None:
     maple, willow, here, there = shared
     await apart(maple, willow)

@@ -37,7 +37,7 @@ from p2psyncd.sources.database.resolve import Constraints, Row
 from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import Schema, read_schema, schema_version
-from p2psyncd.sources.database.search import search_triggers
+from p2psyncd.sources.database.search import SearchIndexes
 from p2psyncd.sources.database.show import (
     HELD,
     Place,
@@ -113,6 +113,7 @@ class RowApplier:
         """The number of an intent that is not durable yet."""
         self.constraints = self.adopted = Constraints(schema)
         """Of the schema in use, and of the one to use from the next call on."""
+        self.search = SearchIndexes(schema)
 
     def adopt(self, schema: Schema) -> None:
         """Use another schema from the next call on, once hints are installed for it.
@@ -254,7 +255,9 @@ class RowApplier:
         edits = Edits(self.schema, read_hints(connection, self.schema))
         broken: dict[bytes, int] = {}
         plain = not self.places and not self.places.unsettled
-        with search_triggers(connection, self.schema):
+        if self.search.schema is not self.schema:
+            self.search = SearchIndexes(self.schema)
+        with self.search.kept(connection):
             for _ in range(REPLANS_MAX):
                 file = Rows(connection)
                 simple, others = (

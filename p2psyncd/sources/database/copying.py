@@ -36,7 +36,7 @@ from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import object_cells, object_key
 from p2psyncd.sources.database.schema import WITHOUT, Schema, Table, quoted, read_schema, schema_version
-from p2psyncd.sources.database.search import search_triggers
+from p2psyncd.sources.database.search import SearchIndexes
 from p2psyncd.sources.database.show import (
     Catalogue,
     Place,
@@ -137,7 +137,10 @@ def reduce(copy: apsw.Connection, store: Listing, without: Collection[str]) -> N
         places = Places.load(store)
         if places.unsettled:
             raise NoCopy("its app is writing just what would be copied")
-        with copy, search_triggers(copy, schema):
+        search = SearchIndexes(schema)
+        with copy, search.kept(copy):
+            if search.unkept:
+                raise NoCopy("a search index in it can only be kept by its app")
             rows = Rows(copy)
             delete(rows, schema, written(store, schema, places))
             delete(rows, schema, ((hint.table, hint.pk) for hint in read_hints(copy, schema)))

@@ -275,6 +275,11 @@ class DatabaseSource:
             )
         return self.row_applier
 
+    @property
+    def unkept_searches(self) -> Mapping[str, str]:
+        """Return by table why its search index is not kept up, as far as anything was written to it here."""
+        return self.row_applier.search.unkept if self.row_applier is not None else {}
+
     # What holds the share
 
     def check(self) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "read_objects",
     "read_schema",
     "schema_version",
+    "what_is_lacking",
 ]
 
 NO_KEY = "it has no primary key, so its rows cannot be told apart: declare one, or leave the table out"
@@ -267,7 +268,17 @@ def reason_to_refuse(table: Table) -> str:
 
 
 def reason_to_fail(connection: apsw.Connection, table: Table) -> str:
-    """Say why our SQLite could not write a table's rows, or nothing: it lacks a function, say, that a CHECK needs."""
+    """Say why our SQLite could not write a table's rows, and what to do, or nothing."""
+    lacking = what_is_lacking(connection, table)
+    return (
+        f"its rows cannot be written without its own program ({lacking}): leave the table out"
+        if lacking
+        else ""
+    )
+
+
+def what_is_lacking(connection: apsw.Connection, table: Table) -> str:
+    """Return what our SQLite lacks for writing a table's rows with TEMP triggers (a function, say, that a CHECK needs), or nothing."""
     columns = [quoted(column.name) for column in table.stored]
     name, places = f"main.{quoted(table.name)}", ", ".join("?" * len(columns))
     triggers = connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, -1)
@@ -280,7 +291,7 @@ def reason_to_fail(connection: apsw.Connection, table: Table) -> str:
         ):
             apsw.ext.query_info(connection, sql)
     except apsw.SQLError as error:
-        return f"its rows cannot be written without its own program ({error}): leave the table out"
+        return str(error)
     finally:
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, triggers)
     return ""

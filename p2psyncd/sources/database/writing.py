@@ -18,7 +18,9 @@ from p2psyncd.sources.database.values import Value, row_hash, same_cell
 
 __all__ = ["Broken", "Writer"]
 
-BREACHES = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError)
+# The last is what an expression of the schema raises over a row's values (a CHECK or an index over JSON), or that a default
+# needs a function which only the app has.
+BREACHES = (apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, apsw.SQLError)
 # Extended result codes of what other rows have nothing to do with.
 OF_THE_ROW_ALONE = {
     apsw.SQLITE_CONSTRAINT_CHECK,
@@ -140,7 +142,8 @@ class Writer:
                 try:
                     self.write_one(row, updates.get(row.key))
                 except BREACHES as error:
-                    alone = getattr(error, "extendedresult", 0) in OF_THE_ROW_ALONE
+                    code = getattr(error, "extendedresult", 0)
+                    alone = code in OF_THE_ROW_ALONE or isinstance(error, apsw.SQLError)
                     has_image = row.state is not None and bool(row.state.image)
                     found[row.key] = 1 if alone and has_image and not row.broken else 2
         finally:

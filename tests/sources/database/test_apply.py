@@ -530,3 +530,62 @@ def test_a_text_that_is_no_utf_8_comes_in_a_table_as_wide_as_they_get(pair: Pair
     a.run("INSERT INTO t(id, c5, c1998) VALUES (1, CAST(x'ff' AS TEXT), 'x')")
     exchange(a, b)
     assert b.run("SELECT id, hex(c5), c1998 FROM t") == [(1, "FF", "x")]
+
+
+@pytest.mark.parametrize(
+    ("here", "text"),
+    [
+        ("CREATE TABLE t(id INTEGER PRIMARY KEY, d, x AS (json_extract(d, '$.x')) STORED)", "no JSON"),
+        (
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, d); CREATE INDEX ti ON t(json_extract(d, '$.x'))",
+            "no JSON",
+        ),
+        ("CREATE TABLE t(id INTEGER PRIMARY KEY, d CHECK(json_type(d) = 'object'))", "no JSON"),
+        ("CREATE TABLE t(id INTEGER PRIMARY KEY, d); CREATE INDEX ti ON t(abs(d))", -(2**63)),
+        ("CREATE TABLE t(id INTEGER PRIMARY KEY, d, u TEXT DEFAULT (uuid4()))", "x"),
+    ],
+)
+def test_a_row_over_which_the_schema_here_fails_is_held_and_others_are_shown(
+    tmp_path: Path, here: str, text: str | int
+) -> None:
+    clock = Clock()
+    a = Replica(1, tmp_path / "1.db", "CREATE TABLE t(id INTEGER PRIMARY KEY, d)", clock)
+    b = Replica(2, tmp_path / "2.db", f"{here}; CREATE TABLE other(id INTEGER PRIMARY KEY)", clock)
+    a.run(f"INSERT INTO t VALUES (1, {text!r})")
+    if "uuid4" not in here:
+        a.run("INSERT INTO t VALUES (2, '{}')" if text == "no JSON" else "INSERT INTO t VALUES (2, 2)")
+    exchange(a, b)
+    assert b.run("SELECT id FROM t") == ([] if "uuid4" in here else [(2,)])
+    assert list(b.source.applier.places.held.values()) == [b""]
+    a.close()
+    b.close()
+
+
+@pytest.mark.parametrize(("tokenizer", "text"), [("simple", "new.b"), ("porter", "unaccent(new.b)")])
+def test_rows_come_though_only_the_app_can_keep_their_search_index(
+    tmp_path: Path, tokenizer: str, text: str
+) -> None:
+    ddl = (
+        "CREATE TABLE d(id INTEGER PRIMARY KEY, b TEXT);"
+        "CREATE VIRTUAL TABLE f USING fts5(b, content='d', content_rowid='id', tokenize='porter');"
+        f"CREATE TRIGGER ai AFTER INSERT ON d BEGIN INSERT INTO f(rowid, b) VALUES (new.id, {text}); END"
+    )
+    for name in ("1.db", "2.db"):
+        with closing(apsw.Connection(str(tmp_path / name))) as app:
+            # A tokenizer of the app's own: another connection knows nothing of it.
+            app.execute(f"{ddl}; PRAGMA writable_schema = ON")
+            app.execute(
+                "UPDATE sqlite_schema SET sql = replace(sql, 'porter', ?) WHERE name = 'f'", (tokenizer,)
+            )
+    clock = Clock()
+    a, b = (Replica(number, tmp_path / f"{number}.db", ddl, clock) for number in (1, 2))
+    with closing(apsw.Connection(str(a.path))) as app:
+        app.create_scalar_function("unaccent", lambda text: text)
+        if tokenizer != "porter":
+            app.execute("DROP TRIGGER ai")  # this app cannot keep the index either
+        app.execute("INSERT INTO d VALUES (1, 'x'), (2, 'y')")
+    exchange(a, b)
+    assert b.run("SELECT * FROM d") == [(1, "x"), (2, "y")]
+    assert set(b.source.unkept_searches) == {"d"}
+    a.close()
+    b.close()
