@@ -27,6 +27,7 @@ from p2psyncd.sources.database.row import (
     Stamp,
     draft,
     edited,
+    is_sound,
     removed,
     resolved,
     revived,
@@ -81,7 +82,9 @@ class DatabaseDesk:
     def find_conflicts(self, store: ShareStorage) -> list[FoundConflict]:
         """Return the conflicts; blocks, in the replica's thread."""
         places = Places.load(store)
-        found = [self.conflict_of(stored.item, places) for stored in store.conflicts()]
+        found = [
+            self.conflict_of(stored.item, places) for stored in store.conflicts() if is_sound(stored.item)
+        ]
         pairs = {key: winner for key, winner in places.held.items() if winner}
         rows = store.get_many([*pairs, *pairs.values()])
         for key, winner in pairs.items():
@@ -206,12 +209,11 @@ class DatabaseDesk:
         found: list[tuple[str, Item, Stamp, dict[str, Cell]]] = []
         for stored in store.deleted(limit=DELETED_SHOWN_MAX):
             item = stored.item
-            state = state_of(item)
+            state = state_of(item) if is_sound(item) else RowState(life=0)
             if state.cells:
                 stamp = Stamp(item.hlc, *item.dot)
                 found.append((self.version_id(item.key, stamp), item, stamp, state.cells))
-        for stored in store.conflicts():
-            item = stored.item
+        for item in [stored.item for stored in store.conflicts() if is_sound(stored.item)]:
             found += [
                 (self.version_id(item.key, one.stamp), item, one.stamp, one.cells)
                 for one in state_of(item).losers

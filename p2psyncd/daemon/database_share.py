@@ -24,7 +24,7 @@ from p2psyncd.sources.database.file import DatabaseFile, check_new_database
 from p2psyncd.sources.database.hints import uninstall
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable
 from p2psyncd.sources.database.placing import clear, has_rows, make_database, put_aside
-from p2psyncd.sources.database.row import has_losers
+from p2psyncd.sources.database.row import has_losers, is_sound
 from p2psyncd.sources.local import LocalSource
 from p2psyncd.sources.source import ContentReader
 from p2psyncd.store.device import ShareRecord
@@ -133,7 +133,7 @@ class DatabaseKind:
             source=source,
             desk=lambda share: DatabaseDesk(share, source, catalogue),
             directory=None,
-            acceptable=is_acceptable,
+            acceptable=lambda item: is_acceptable(item.key) and is_sound(item),
             held=held,
             copies=copies,
         )

@@ -112,7 +112,7 @@ class FolderKind:
             source=source,
             desk=lambda share: FolderDesk(share, source),
             directory=directory_draft,
-            acceptable=acceptable,
+            acceptable=lambda item: acceptable(item.key),
             held=held,
         )
 

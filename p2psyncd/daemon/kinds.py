@@ -35,7 +35,7 @@ class Opened:
     desk: Callable[[RunningShare], Desk]
     directory: Callable[[bytes, Item | None], Draft] | None
     """Makes the draft of a directory, where items lie in directories; see `Ledger.settle_structure`."""
-    acceptable: Callable[[bytes], bool]
+    acceptable: Callable[[Item], bool]
     """Whether a key may name an item; pure."""
     held: Callable[[Callable[[int], None]], Held]
     """Returns what peers may fetch, given what counts it."""

@@ -85,7 +85,7 @@ class Replica:
         store: ShareStorage,
         source: Source,
         directory: Callable[[bytes, Item | None], Draft] | None,
-        acceptable: Callable[[bytes], bool],
+        acceptable: Callable[[Item], bool],
         clock: Clock,
         executor: Executor,
         mode: str = "send-receive",
@@ -324,11 +324,9 @@ class Replica:
         """Take in versions that a peer sent; see `Ledger.receive`.
 
         Raises:
-            RemoteProtocolError: An item can never be held here (its name leads out of the share).
+            RemoteProtocolError: An item can never be held here (its name leads out of the share, or it says nothing).
         """
-        for item in items:
-            if not self.acceptable(item.key):
-                raise RemoteProtocolError(f"An item has an impossible name: {item.key[:80]!r}")
+        await self.executor.run(lambda: self.refuse_impossible(items))
         whole = Received()
         for _ in range(LOOKS_MAX):
             batch = items
@@ -346,6 +344,12 @@ class Replica:
         # peer sends them again.
         log.info("items_keep_changing share=%s count=%d", self.share.hex()[:8], len(items))
         return whole
+
+    def refuse_impossible(self, items: Sequence[Item]) -> None:
+        """Raise RemoteProtocolError if some items can never be held here; blocks."""
+        for item in items:
+            if not self.acceptable(item):
+                raise RemoteProtocolError(f"An item is impossible: {item.key[:80]!r}")
 
     async def bury(self, entries: Sequence[tuple[bytes, Dot]]) -> set[bytes]:
         """Delete what everybody else saw deleted long ago; return the keys that changed."""

@@ -11,7 +11,7 @@ import logging
 import traceback
 from pathlib import Path
 
-from p2psyncd.errors import ShareFault
+from p2psyncd.errors import P2psyncError, ShareFault
 
 __all__ = ["ROW_FAULTS", "Faults"]
 
@@ -50,10 +50,17 @@ class Faults:
             log.error("fault what=%s error=%s at=%s", what, name, where, exc_info=error)
         return ShareFault(f"{name} at {where}: {first}".rstrip(": "))
 
+    def reason(self, what: str, error: Exception) -> str:
+        """Do the same, and return why one item failed."""
+        return f"nobody foresaw this: {self.tell(what, error).detail}; report it with the daemon's log"
+
 
 def first_of(error: Exception) -> Exception:
-    """Return the first error in a group, however deep; one that is in none as it is."""
-    return first_of(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
+    """Return the first error in a group, however deep; of one that was translated what it was."""
+    if isinstance(error, ExceptionGroup):
+        return first_of(error.exceptions[0])
+    cause = error.__cause__ if isinstance(error, P2psyncError) else None
+    return cause if isinstance(cause, Exception) else error
 
 
 def place_of(error: Exception) -> str:

@@ -16,6 +16,9 @@ import apsw
 import pytest
 from daemons import WAIT_S, Daemon, Lab, connect, offered
 
+from p2psyncd.core.ids import ActorId
+from p2psyncd.core.item import Item, Kind
+from p2psyncd.core.version import Dot
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.errors import (
     BadRequest,
@@ -23,6 +26,7 @@ from p2psyncd.errors import (
     NestedShare,
     NoSuchItem,
     P2psyncError,
+    RemoteProtocolError,
     ShareHeld,
     Undecided,
 )
@@ -619,6 +623,37 @@ async def test_a_database_rests_while_its_share_is_paused(shared: Shared) -> Non
     await maple.backend.share_resume("app")
     await settle(maple, willow)
     assert read(here) == read(there) == [(1, "Ann", "11", "ann@x"), (2, "Bob", "22", "bob@x")]
+
+
+async def test_a_row_that_says_nothing_is_refused_and_one_that_was_taken_in_before_harms_nothing(
+    shared: Shared,
+) -> None:
+    maple, willow, here, _there = shared
+    replica = maple.running("app").replica
+    await apart(maple, willow)  # which would refuse them, too
+    broken = [
+        Item(
+            key=b"people/0/%d" % number,
+            kind=kind,
+            digest=b"",
+            size=0,
+            meta=b"\x01garbage",
+            dot=Dot(ActorId(b"a stranger"[:8]), number),
+            hlc=number,
+        )
+        for number, kind in ((7, Kind.ROW), (8, Kind.TOMBSTONE))
+    ]
+    with pytest.raises(RemoteProtocolError, match="people/0/7"):
+        await replica.receive(broken, [], repair=False)
+    before = replica.totals.items
+    await replica.step(lambda: replica.ledger.receive(broken, [], repair=False))
+    write(here, "INSERT INTO people VALUES (8, 'Eve', NULL, NULL), (9, 'Fay', NULL, NULL)")
+    await maple.running("app").detect()
+    assert replica.totals.items == before + 3
+    assert await maple.backend.conflicts(include_resolved=False) == []
+    await maple.backend.history(str(here))
+    [row] = await maple.backend.share_list()
+    assert any("no row" in one["error"] for one in row["errors"])
 
 
 async def test_three_devices_hold_the_same_rows(two: tuple[Daemon, Daemon], lab: Lab) -> None:

@@ -92,7 +92,7 @@ class Ours(Device):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.source.__class__ = CarefulSource
-        self.replica.acceptable = acceptable
+        self.replica.acceptable = lambda item: acceptable(item.key)
 
     def write(self, key: bytes, content: bytes) -> None:
         self.source.edit(key, content)
@@ -142,7 +142,7 @@ class OursOnDisk(Device):
         self.source = ReadableFolder(root, SHARE, self.store, self.clock)  # type: ignore[assignment]
         self.replica.source = self.source
         self.replica.ledger.source = self.source
-        self.replica.acceptable = acceptable
+        self.replica.acceptable = lambda item: acceptable(item.key)
         self.replica.directory = directory_draft
         self.applier = Applier(self.replica)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -30,6 +30,22 @@ from p2psyncd.daemon.transfer import unpack_chunks
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.net.addresses import parse_address
 from p2psyncd.net.identity import certificate_of, device_of_certificate
+from p2psyncd.sources.database.row import (
+    LIFE_MAX,
+    Loser,
+    RowState,
+    Stamp,
+    draft,
+    edited,
+    inserted,
+    is_sound,
+    knows_baseline,
+    pack,
+    removed,
+    revived,
+)
+from p2psyncd.sources.database.row import join as join_rows
+from p2psyncd.sources.database.values import Ref
 from p2psyncd.sources.folder.attributes import decode, encode
 from p2psyncd.sources.folder.conflicts import aside_key, is_conflict, parse_conflict
 from p2psyncd.sources.folder.layout import check_key
@@ -55,6 +71,11 @@ OURS = Item(
     meta=b"",
     dot=Dot(ActorId(b"\x09" * 8), 5),
     hlc=NOW_US,
+)
+
+
+ROW = replace(
+    OURS, key=b"t/0/1", kind=Kind.ROW, digest=b"", size=0, meta=pack(inserted({"id": 1, "x": "ours"}))
 )
 
 
@@ -204,6 +225,46 @@ def metadata(data: bytes) -> None:
     assert decode(encode(attributes)) == attributes
 
 
+def row(data: bytes) -> None:
+    """What an item says about a row: whatever is taken in can be merged, edited, deleted and brought back."""
+    given = [replace(ROW, kind=kind, meta=data) for kind in (Kind.ROW, Kind.TOMBSTONE)]
+    sound = [item for item in given if is_sound(item)]
+    if not sound:
+        raise RemoteProtocolError("no row")
+    for theirs in sound:
+        knows_baseline(theirs, ROW)
+        for one, other in ((ROW, theirs), (theirs, ROW)):
+            merged = join_rows(one, other)
+            if merged.rewrite is not None:
+                assert is_sound(supersede(merged.rewrite, OURS.dot, NOW_US, one, other))
+        state = removed(theirs) if theirs.live else revived(theirs, {"id": 1, "x": 2})
+        again = supersede(draft(ROW.key, state), OURS.dot, NOW_US, theirs)
+        assert is_sound(again)
+        state = revived(again, {"id": 1}) if theirs.live else edited(again, {"x": 3})
+        assert is_sound(supersede(draft(ROW.key, state), OURS.dot, NOW_US, again))
+
+
+def row_example(rng: random.Random) -> bytes:
+    """Return the state of a row."""
+    cells = {
+        "id": rng.choice((1, 2**63 - 1)),
+        "x": rng.choice((None, 1.5, "text", b"blob", Ref(3, b"b" * 10))),
+    }
+    stamps = [
+        Stamp(rng.choice(corpus.HLCS), rng.choice(corpus.ACTORS), rng.choice(corpus.SEQS)) for _ in range(3)
+    ]
+    return pack(
+        RowState(
+            life=rng.choice((1, 2, 3, LIFE_MAX - 1, LIFE_MAX)),
+            base=stamps[0],
+            stamps={"x": stamps[1]} if stamps[1] != stamps[0] and rng.random() < 0.5 else {},
+            cells=cells,
+            losers=(Loser(stamp=stamps[2], cells={"x": 0}),) if rng.random() < 0.5 else (),
+            flags=rng.randrange(2),
+        )
+    )
+
+
 def vector(data: bytes) -> None:
     """A packed version vector: canonical or refused."""
     unpack_vector(data)
@@ -290,6 +351,7 @@ TARGETS: dict[str, Target] = {
     ),
     "summary": Target(make=lambda rng: dumps(corpus.summary(rng)), accept=summary),
     "metadata": Target(make=lambda rng: corpus.meta(rng, target=rng.random() < 0.3), accept=metadata),
+    "row": Target(make=row_example, accept=row, cbor=False),
     "vector": Target(make=corpus.vector, accept=vector, cbor=False),
     "content_request": Target(make=corpus.content_request, accept=decode_request),
     "content_answer": Target(make=corpus.content_answer, accept=content_answer),

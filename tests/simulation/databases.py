@@ -24,7 +24,7 @@ from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Stored
 from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable, unpack_key
-from p2psyncd.sources.database.row import has_losers, pack, state_of, unpack
+from p2psyncd.sources.database.row import has_losers, is_sound, pack, state_of, unpack
 from p2psyncd.sources.database.show import HELD
 from p2psyncd.sources.database.values import Cell, RawText
 from p2psyncd.sources.source import Dirty
@@ -76,7 +76,7 @@ class DatabaseDevice(CommonDevice):
         source.full = machine.doubted
         source.recover()
         super().__init__(machine, store, source, None)
-        self.replica.acceptable = is_acceptable
+        self.replica.acceptable = lambda item: is_acceptable(item.key) and is_sound(item)
         machine.doubted = False
 
     def content(self, digest: bytes) -> bytes | None:

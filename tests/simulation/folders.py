@@ -74,7 +74,7 @@ class FolderDevice(CommonDevice):
             source.applying.sync_one = self.system.fsync
             source.tidy()
             super().__init__(machine, store, source, directory_draft)
-        self.replica.acceptable = acceptable
+        self.replica.acceptable = lambda item: acceptable(item.key)
         self.replica.executor = SystemExecutor(self.system)
 
     def content(self, digest: bytes) -> bytes | None:

@@ -8,17 +8,16 @@ file says whether the transaction was committed, and its outcomes are taken with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
 
 import apsw
 import cbor2
 
 from p2psyncd.core.storage import Pending
-from p2psyncd.core.version import Dot
+from p2psyncd.errors import DatabaseFault
 from p2psyncd.sources.database.bulk import insert_all, without_a_plan
+from p2psyncd.sources.database.culprits import find_culprits
 from p2psyncd.sources.database.edits import Edits
 from p2psyncd.sources.database.file import DatabaseAccess
 from p2psyncd.sources.database.hints import (
@@ -29,6 +28,7 @@ from p2psyncd.sources.database.hints import (
     read_mark,
     write_mark,
 )
+from p2psyncd.sources.database.intent import Change, Step, packed_step, unpacked_step
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
 from p2psyncd.sources.database.objects import Objects
 from p2psyncd.sources.database.plan import Planner
@@ -40,7 +40,6 @@ from p2psyncd.sources.database.schema import Schema, read_schema, schema_version
 from p2psyncd.sources.database.search import SearchIndexes
 from p2psyncd.sources.database.show import (
     HELD,
-    Place,
     Places,
     Settings,
     View,
@@ -49,8 +48,9 @@ from p2psyncd.sources.database.show import (
     natural,
     place_of,
 )
-from p2psyncd.sources.database.values import Value, from_wire, row_hash, to_wire
+from p2psyncd.sources.database.values import row_hash
 from p2psyncd.sources.database.writing import BREACHES, Broken, Writer
+from p2psyncd.sources.faults import ROW_FAULTS, Faults
 from p2psyncd.sources.source import Applied, Failed, Outcome, Restated, Surprised
 
 __all__ = ["RowApplier"]
@@ -67,20 +67,11 @@ PIECE = 2_000
 """A larger one is done in pieces: an app that waits for its lock does so for a tenth of a second at most."""
 REPLANS_MAX = 8
 
-Change = Place | bytes | None
+FAULTS = (DatabaseFault, *ROW_FAULTS)
 
 
-@dataclass(slots=True)
-class Step:
-    """What one transaction does."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    dots: dict[bytes, Dot] = field(default_factory=dict)
-    """Which versions were put in place."""
-    changes: dict[bytes, Change] = field(default_factory=dict)
-    """What becomes of the exceptions in `Places`."""
-    unsettled: set[bytes] = field(default_factory=set)
-    wrote: bool = False
+class Attempted(Exception):
+    """A transaction would have come to its end."""
 
 
 class RowApplier:
@@ -94,6 +85,7 @@ class RowApplier:
         *,
         propagate: bool = False,
         without: Collection[str] = (),
+        faults: Faults | None = None,
     ) -> None:
         """Begin.
 
@@ -103,7 +95,9 @@ class RowApplier:
             schema: As it was when the hints were installed; see `adopt`.
             propagate: Whether tables and columns that peers add are made here.
             without: Tables that are left out.
+            faults: Who tells of errors that nobody foresaw.
         """
+        self.faults = faults or Faults()
         self.access = access
         self.store = store
         self.propagate = propagate
@@ -144,7 +138,11 @@ class RowApplier:
         for pending in batch:
             if pending.item.key.startswith(OBJECTS):
                 continue
-            prepared = prepare(pending, self.constraints)
+            prepared: Prepared | Outcome
+            try:
+                prepared = prepare(pending, self.constraints)
+            except ROW_FAULTS as error:
+                prepared = Failed(key=pending.item.key, reason=self.faults.reason("a row", error))
             if isinstance(prepared, Prepared):
                 rows.append(prepared)
             else:
@@ -239,18 +237,70 @@ class RowApplier:
         return (at.table, natural(at)) in places.births or (at.table, natural(at)) in places.occupants
 
     def piece(self, batch: Sequence[Prepared]) -> list[Outcome]:
-        """Do one transaction: put rows in place, and show anew what is noted."""
-        with self.access.writing(quiet=True, first=self.make_intent_durable) as connection:
-            if schema_version(connection) != self.schema.version:
-                # Rebuilt tables have lost their hints: a scan must look at them first.
-                return [Surprised(key=one.pending.item.key) for one in batch]
-            step = self.carry_out(connection, batch)
-            if step.wrote:
-                self.note_intent(connection, step)
+        """Do one transaction: put rows in place, and show anew what is noted.
+
+        Rows on which it founders for a reason that nobody foresaw fail by themselves; the others are put in place.
+        """
+        try:
+            step = self.transact(batch, sorted(self.places.unsettled))
+        except FAULTS:
+            step = self.transact_without_culprits(batch)
         self.finish(step)
         return step.outcomes
 
-    def carry_out(self, connection: apsw.Connection, batch: Sequence[Prepared]) -> Step:
+    def transact_without_culprits(self, batch: Sequence[Prepared]) -> Step:
+        """Do a transaction that has failed without the rows that it failed on.
+
+        Raises:
+            P2psyncError: It is none of the batch.
+        """
+        noted = sorted(self.places.unsettled)
+        units: list[Prepared | bytes] = [*batch, *noted]
+        reasons = {
+            unit.pending.item.key if isinstance(unit, Prepared) else unit: self.faults.reason("a row", error)
+            for unit, error in find_culprits(units, self.attempt)
+        }
+        rest = [one for one in batch if one.pending.item.key not in reasons]
+        try:
+            step = self.transact(rest, [key for key in noted if key not in reasons])
+        except FAULTS as error:
+            if not rest:
+                raise
+            reason = self.faults.reason("a batch of rows", error)
+            reasons.update((one.pending.item.key, reason) for one in rest)
+            step = Step(unsettled=set(self.places.unsettled))
+        keys = {one.pending.item.key for one in batch}
+        step.outcomes += [Failed(key=key, reason=reason) for key, reason in reasons.items() if key in keys]
+        step.unsettled |= {key for key in noted if key in reasons}
+        return step
+
+    def attempt(self, units: Sequence[Prepared | bytes]) -> Exception | None:
+        """Return what a transaction with some rows, and some that are to be shown anew, fails by; nothing stays of it."""
+        rows = [unit for unit in units if isinstance(unit, Prepared)]
+        try:
+            with suppress(Attempted):
+                self.transact(rows, [unit for unit in units if isinstance(unit, bytes)], stays=False)
+        except FAULTS as error:
+            return error
+        return None
+
+    def transact(self, batch: Sequence[Prepared], noted: Sequence[bytes], *, stays: bool = True) -> Step:
+        """Carry out one transaction, or, if nothing is to stay, raise Attempted at its end."""
+        with self.access.writing(quiet=True, first=self.make_intent_durable) as connection:
+            if schema_version(connection) != self.schema.version:
+                # Rebuilt tables have lost their hints: a scan must look at them first.
+                surprised: list[Outcome] = [Surprised(key=one.pending.item.key) for one in batch]
+                return Step(outcomes=surprised, unsettled=set(self.places.unsettled))
+            step = self.carry_out(connection, batch, noted)
+            if not stays:
+                raise Attempted
+            if step.wrote:
+                self.note_intent(connection, step)
+        return step
+
+    def carry_out(
+        self, connection: apsw.Connection, batch: Sequence[Prepared], noted: Sequence[bytes]
+    ) -> Step:
         """Plan and write; rows that break a constraint are found, and planned again without what breaks it."""
         edits = Edits(self.schema, read_hints(connection, self.schema))
         broken: dict[bytes, int] = {}
@@ -266,7 +316,7 @@ class RowApplier:
                 planner = Planner(
                     self.constraints, self.places, View(self.store), file, edits=edits, broken=broken
                 )
-                planner.make(others, sorted(self.places.unsettled))
+                planner.make(others, noted)
                 writer = Writer(connection, planner)
                 try:
                     with connection:  # a savepoint
@@ -378,45 +428,3 @@ class RowApplier:
         if outcome.state == HELD:
             return outcome.key in self.places.held
         return values is not None and row_hash(values) == outcome.state
-
-
-def packed_step(step: Step) -> list[Any]:
-    """Return a step as it is stored."""
-    outcomes = [
-        [one.key, one.state, *(step.dots[one.key] if isinstance(one, Applied) else ())]
-        for one in step.outcomes
-        if isinstance(one, Applied | Restated)
-    ]
-    changes = {key: packed_change(change) for key, change in step.changes.items()}
-    return [outcomes, changes, sorted(step.unsettled)]
-
-
-def packed_change(change: Change) -> Any:  # noqa: ANN401  (CBOR's own types)
-    """Return a change as it is stored."""
-    return [to_wire(part) for part in change] if isinstance(change, tuple) else change
-
-
-def unpacked_step(packed: list[Any]) -> Step:
-    """Return a stored step."""
-    outcomes: list[Outcome] = []
-    dots: dict[bytes, Dot] = {}
-    for key, state, *dot in packed[0]:
-        outcomes.append(Applied(key=key, state=state) if dot else Restated(key=key, state=state))
-        if dot:
-            dots[key] = Dot(*dot)
-    changes: Mapping[bytes, Any] = packed[1]
-    return Step(
-        outcomes=outcomes,
-        dots=dots,
-        changes={
-            key: tuple(value_of(part) for part in change) if isinstance(change, list) else change
-            for key, change in changes.items()
-        },
-        unsettled=set(packed[2]),
-        wrote=True,
-    )
-
-
-def value_of(packed: object) -> Value:
-    """Return a stored value."""
-    return as_value(from_wire(packed))

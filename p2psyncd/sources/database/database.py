@@ -44,12 +44,13 @@ from p2psyncd.sources.database.keys import unpack_key
 from p2psyncd.sources.database.mend import Mender
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.opening import connect
-from p2psyncd.sources.database.row import draft, join, knows_baseline, removed, state_of
+from p2psyncd.sources.database.row import draft, is_sound, join, knows_baseline, removed, state_of
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import Look, Scanner, Told, known_by_now
 from p2psyncd.sources.database.schema import Schema, Table, read_schema, schema_version
 from p2psyncd.sources.database.show import Catalogue, Place, Places, Settings, place_of
 from p2psyncd.sources.database.watch import Watcher
+from p2psyncd.sources.faults import Faults
 from p2psyncd.sources.source import (
     Applied,
     ContentReader,
@@ -130,6 +131,7 @@ class DatabaseSource:
         self.propagate_schema = propagate_schema
         self.looks_only = looks_only
         self.copy = copy
+        self.faults = Faults()
         self.awaiting = False
         """Whether a copy from a peer is on its way into the file, which nobody is to look at before."""
         self.watcher = Watcher(access.path)
@@ -272,6 +274,7 @@ class DatabaseSource:
                 self.current_schema(),
                 propagate=self.propagate_schema,
                 without=self.without,
+                faults=self.faults,
             )
         return self.row_applier
 
@@ -325,7 +328,9 @@ class DatabaseSource:
             hints = [] if self.looks_only else read_hints(connection, schema)
             touched = {(hint.table, hint.pk) for hint in hints}
             hints += [one for one in self.asked(dirty.keys, schema) if (one.table, one.pk) not in touched]
-            scanner = Scanner(connection, self.catalogue, schema, actor, self.clock.now_us() // 1000)
+            scanner = Scanner(
+                connection, self.catalogue, schema, actor, self.clock.now_us() // 1000, faults=self.faults
+            )
             look = Look(
                 hints=hints,
                 compare=frozenset(schema.tables) if full else (),
@@ -372,7 +377,7 @@ class DatabaseSource:
         """Record what came with a copy: from the copy, so that no app waits, and what one writes meanwhile is its own."""
         with closing(connect(path, 1)) as connection:
             came = read_schema(connection, without=self.without)
-            scanner = Scanner(connection, self.catalogue, came, self.catalogue.actor(), 0)
+            scanner = Scanner(connection, self.catalogue, came, self.catalogue.actor(), 0, faults=self.faults)
             yield from scanner.look(Look(compare=frozenset(came.tables), baseline=True))
         notes = Notes.load(self.catalogue)
         same = came.objects == schema.objects
@@ -385,7 +390,7 @@ class DatabaseSource:
         places = Places.load(self.catalogue)
         for key, stored in self.catalogue.get_many(list(keys)).items():
             table = schema.tables.get(unpack_key(key).table)
-            if table is None:
+            if table is None or not is_sound(stored.item):
                 continue
             place = place_of(places, table, key, state_of(stored.item).cells)
             if place is not None:
@@ -475,7 +480,9 @@ class DatabaseSource:
         """Read every row again and yield what is not as recorded."""
         with self.looking() as (connection, schema):
             notes = Notes.load(self.catalogue)
-            scanner = Scanner(connection, self.catalogue, schema, self.catalogue.actor(), 0)
+            scanner = Scanner(
+                connection, self.catalogue, schema, self.catalogue.actor(), 0, faults=self.faults
+            )
             look = Look(compare=frozenset(schema.tables), known=notes.tables)
             for finding in scanner.look(look):
                 match finding:

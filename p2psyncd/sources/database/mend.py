@@ -17,11 +17,11 @@ from p2psyncd.core.item import Draft, Item
 from p2psyncd.sources.database.defaults import UnknownDefault, default_of
 from p2psyncd.sources.database.keys import pack_key, unpack_key
 from p2psyncd.sources.database.row import (
-    LIFE_MAX,
     UNENFORCED,
     RowState,
     draft,
     edited,
+    is_sound,
     removed,
     revived,
     state_of,
@@ -209,11 +209,3 @@ class Mender:
     def is_needed(self, table: Table, column: str) -> bool:
         """Return whether a column cannot be NULL."""
         return table.column(column).not_null or (column in table.pk and not table.key_may_be_null)
-
-
-def is_sound(item: Item) -> bool:
-    """Return whether an item is a row's, and may be written over: what cannot be read is never applied either."""
-    try:
-        return state_of(item).life < LIFE_MAX
-    except ValueError:
-        return False

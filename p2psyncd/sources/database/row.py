@@ -28,6 +28,7 @@ from p2psyncd.sources.database.rowstate import (
     Stamp,
     draft,
     has_losers,
+    is_sound,
     pack,
     state_of,
     unpack,
@@ -52,6 +53,7 @@ __all__ = [
     "edited",
     "has_losers",
     "inserted",
+    "is_sound",
     "join",
     "knows_baseline",
     "migrated",
@@ -215,10 +217,12 @@ def known(state: RowState) -> tuple[Stamp, ...]:
 
 
 def next_life(state: RowState) -> int:
-    """Return the causal length after a delete or a return."""
-    if state.life >= LIFE_MAX:
-        raise ValueError("a row came and went too often")
-    return state.life + 1
+    """Return the causal length after a delete or a return.
+
+    No row comes and goes so often as to reach the greatest; a peer may claim it. Then it goes on between the last two, and what
+    is deleted wins against what is concurrent: a bound that raised would let a peer freeze a row.
+    """
+    return state.life + 1 if state.life < LIFE_MAX else LIFE_MAX - 1
 
 
 def resolved(item: Item, changes: Mapping[str, Cell] | None = None) -> RowState:

@@ -41,6 +41,7 @@ __all__ = [
     "Stamp",
     "draft",
     "has_losers",
+    "is_sound",
     "own_stamp",
     "pack",
     "state_of",
@@ -353,6 +354,15 @@ def state_of(item: Item) -> RowState:
     if item.kind is not (Kind.ROW if state.life % 2 else Kind.TOMBSTONE):
         raise refuse("its kind")
     return state
+
+
+def is_sound(item: Item) -> bool:
+    """Return whether an item says something about a row: of what a peer sends nothing else is taken in."""
+    try:
+        state_of(item)
+    except ValueError:
+        return False
+    return True
 
 
 def draft(key: bytes, state: RowState) -> Draft:

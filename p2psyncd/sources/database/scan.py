@@ -30,6 +30,7 @@ from p2psyncd.sources.database.row import (
     draft,
     edited,
     inserted,
+    is_sound,
     migrated,
     removed,
     revived,
@@ -39,6 +40,7 @@ from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import ForeignKey, Schema, SchemaObject, Table, quoted
 from p2psyncd.sources.database.show import HELD, Catalogue, Identities, Place, Places, View, natural
 from p2psyncd.sources.database.values import Cell, Ref, Value, column_hash, row_hash, same_cell
+from p2psyncd.sources.faults import ROW_FAULTS, Faults
 from p2psyncd.sources.source import ItemError, Observation, Unapplied
 from p2psyncd.wire.records import ROW_BYTES_MAX
 
@@ -100,8 +102,16 @@ class Scanner:
     """One scan: reads inside one transaction of the file, after one moment of the store."""
 
     def __init__(
-        self, connection: apsw.Connection, store: Catalogue, schema: Schema, actor: ActorId, now_ms: int
+        self,
+        connection: apsw.Connection,
+        store: Catalogue,
+        schema: Schema,
+        actor: ActorId,
+        now_ms: int,
+        *,
+        faults: Faults,
     ) -> None:
+        self.faults = faults
         self.connection = connection
         self.store = store
         self.schema = schema
@@ -322,11 +332,16 @@ class Scanner:
         for one in page:
             pending, stored = waiting.get(one.key), known.get(one.key)
             base = pending.base if pending is not None else stored
-            finding = (
-                self.catch_up(one, stored)
-                if look.catch_up
-                else self.finding(one, base, stored, look, orphaned=one.key in orphaned)
-            )
+            finding: Finding | None
+            try:
+                finding = (
+                    self.catch_up(one, stored)
+                    if look.catch_up
+                    else self.finding(one, base, stored, look, orphaned=one.key in orphaned)
+                )
+            except ROW_FAULTS as error:
+                what = f"capturing a row of {one.table.name}"
+                finding = ItemError(key=one.key, reason=self.faults.reason(what, error))
             if isinstance(finding, Observation) and len(finding.draft.meta) > META_BYTES_MAX:
                 size = len(finding.draft.meta) // 1024
                 finding = ItemError(
@@ -359,7 +374,7 @@ class Scanner:
             if look.baseline and stored is None and not unpack_key(one.key).birth:
                 return self.observation(one, baseline_draft(one.key, cells), baseline=True)
             flags = UNENFORCED if one.table.foreign_keys and self.is_orphan(one.table, one.values) else 0
-            if stored is not None and not stored.item.live:
+            if stored is not None and not stored.item.live and is_sound(stored.item):
                 return self.observation(one, draft(one.key, revived(stored.item, cells)))
             return self.observation(one, draft(one.key, inserted(cells, flags)))
         changes = self.changes(one, base, look)
@@ -511,11 +526,11 @@ class Scanner:
                 made = draft(key, removed(base.item))
             elif stored is None and baseline:
                 made, digest = baseline_draft(key, cells), True
-            elif base is not None and base.item.live:
+            elif base is not None and base.item.live and is_sound(base.item):
                 now = state_of(base.item).cells
                 changes = {name: cell for name, cell in cells.items() if not same_cell(cell, now.get(name))}
                 made = draft(key, edited(base.item, changes)) if changes else as_draft(base.item)
-            elif stored is not None and not stored.item.live:
+            elif stored is not None and not stored.item.live and is_sound(stored.item):
                 made = draft(key, revived(stored.item, cells))
             else:
                 made = draft(key, inserted(cells))

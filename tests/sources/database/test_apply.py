@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 from two_files import Clock, Replica, exchange
 
+from p2psyncd.core.ids import ActorId
+from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.version import Dot
 from p2psyncd.errors import DatabaseBusy
+from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.values import Value
-from p2psyncd.sources.source import Surprised
+from p2psyncd.sources.source import Dirty, Failed, Surprised
 
 Pair = Callable[[str], tuple[Replica, Replica]]
 
@@ -589,3 +593,71 @@ def test_rows_come_though_only_the_app_can_keep_their_search_index(
     assert set(b.source.unkept_searches) == {"d"}
     a.close()
     b.close()
+
+
+def test_a_row_that_fails_for_a_reason_nobody_foresaw_fails_alone_with_the_reason(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = pair("CREATE TABLE t(k TEXT PRIMARY KEY, v)")
+    a.run(
+        "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n WHERE x < 40) INSERT INTO t SELECT 'k' || x, x FROM n"
+    )
+    a.scan()
+    b.receive(a.items())
+    through = Planner.take
+
+    def take(self: Planner, key: bytes, *rest: Any, **more: Any) -> None:
+        if key in {b"t/-/'k7", b"t/-/'k30"}:
+            raise LookupError("no such thing")
+        through(self, key, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Planner, "take", take)
+        outcomes = b.apply_once(b.store.pending(limit=100))
+        failed = {one.key: one.reason for one in outcomes if isinstance(one, Failed)}
+        assert set(failed) == {b"t/-/'k7", b"t/-/'k30"}
+        assert all("LookupError at test_apply.py" in reason for reason in failed.values())
+        assert b.run("SELECT count(*) FROM t") == [(38,)]
+        b.apply_once(b.store.pending(limit=100))
+    assert sum(record.exc_info is not None for record in caplog.records) == 1
+    b.apply()
+    assert a.tables() == b.tables()
+
+
+def test_rows_that_fail_only_together_all_fail(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = pair("CREATE TABLE t(k TEXT PRIMARY KEY, v)")
+    a.run("INSERT INTO t VALUES ('one', 1), ('two', 2)")
+    a.scan()
+    b.receive(a.items())
+    through = Planner.make
+
+    def make(self: Planner, batch: Sequence[Any], also: Iterable[bytes] = ()) -> None:
+        if len(batch) > 1:
+            raise apsw.SQLError("too much")
+        through(self, batch, also)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Planner, "make", make)
+        outcomes = b.apply_once(b.store.pending(limit=10))
+    assert [type(one) for one in outcomes] == [Failed, Failed]
+    assert b.run("SELECT * FROM t") == []
+    b.apply()
+    assert a.tables() == b.tables()
+
+
+@pytest.mark.parametrize("kind", [Kind.TOMBSTONE, Kind.ROW])
+def test_a_row_whose_versions_elsewhere_say_nothing_is_captured_and_can_be_asked_for(
+    pair: Pair, kind: Kind
+) -> None:
+    a, b = pair("CREATE TABLE t(k TEXT PRIMARY KEY, v)")
+    key = b"t/-/'x'".removesuffix(b"'")
+    broken = Item(
+        key=key, kind=kind, digest=b"", size=0, meta=b"\x01garbage", dot=Dot(ActorId(b"\x09" * 8), 1), hlc=5
+    )
+    a.receive([broken])  # as an earlier version of this program took it in
+    a.run("INSERT INTO t VALUES ('x', 1)")
+    a.scan()
+    a.scan(Dirty(keys=frozenset([key])))
+    if kind is Kind.TOMBSTONE:
+        exchange(a, b)
+        assert b.run("SELECT * FROM t") == [("x", 1)]

@@ -345,10 +345,11 @@ def test_what_is_not_there_is_not_edited_and_what_is_there_does_not_come_back() 
             wrong()
 
 
-def test_a_row_comes_and_goes_as_often_as_states_can_say() -> None:
+def test_a_row_comes_and_goes_for_ever_whatever_a_peer_claims() -> None:
     last = replace(FIRST, kind=Kind.TOMBSTONE, meta=pack(RowState(life=LIFE_MAX, cells={})))
-    with pytest.raises(ValueError, match="too often"):
-        revived(last, {})
+    again = write(A, 12, revived(last, {"x": 7}), last)
+    assert (again.live, state_of(again).life) == (True, LIFE_MAX - 1)
+    assert state_of(delete(A, 13, again)).life == LIFE_MAX
 
 
 def test_the_flags_are_those_of_the_write_that_came_or_went() -> None:
