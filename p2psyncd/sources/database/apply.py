@@ -8,6 +8,7 @@ file says whether the transaction was committed, and its outcomes are taken with
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
@@ -30,7 +31,7 @@ from p2psyncd.sources.database.hints import (
 )
 from p2psyncd.sources.database.intent import Change, Step, packed_step, unpacked_step
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
-from p2psyncd.sources.database.objects import Objects
+from p2psyncd.sources.database.objects import CutOff, Objects
 from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.prepare import Prepared, prepare
 from p2psyncd.sources.database.resolve import Constraints, Row
@@ -54,6 +55,8 @@ from p2psyncd.sources.faults import ROW_FAULTS, Faults
 from p2psyncd.sources.source import Applied, Failed, Outcome, Restated, Surprised
 
 __all__ = ["RowApplier"]
+
+log = logging.getLogger(__name__)
 
 INTENT = "database-intent"
 DURABLE = "database-intent-durable"
@@ -108,6 +111,8 @@ class RowApplier:
         self.constraints = self.adopted = Constraints(schema)
         """Of the schema in use, and of the one to use from the next call on."""
         self.search = SearchIndexes(schema)
+        self.cut_off: set[bytes] = set()
+        """The keys of tables, indexes, views and triggers that took too long to make."""
 
     def adopt(self, schema: Schema) -> None:
         """Use another schema from the next call on, once hints are installed for it.
@@ -209,13 +214,28 @@ class RowApplier:
                 outcomes.append(Failed(key=pending.item.key, reason=f"it is no part of a schema: {error}"))
             else:
                 sound.append(pending)
+        while True:
+            try:
+                outcomes += self.make_sound(sound)
+            except CutOff as cut:
+                log.warning("object_takes_too_long key=%r", cut.key)
+                self.cut_off.add(cut.key)
+            else:
+                return outcomes
+
+    def make_sound(self, batch: Sequence[Pending]) -> list[Outcome]:
+        """Make what is wanted of some objects that can be read.
+
+        Raises:
+            CutOff: One took too long; nothing was done.
+        """
         schema = self.schema
         with self.access.writing(quiet=True) as connection:
             if schema_version(connection) != self.schema.version:
-                return [*outcomes, *(Surprised(key=pending.item.key) for pending in sound)]
+                return [Surprised(key=pending.item.key) for pending in batch]
             made = {bytes(key) for key in cbor2.loads(self.store.setting(MADE) or EMPTY)}
-            objects = Objects(connection, self.schema, wanted=self.propagate, made=made)
-            objects.carry_out(sound)
+            objects = Objects(connection, self.schema, wanted=self.propagate, made=made, cut_off=self.cut_off)
+            objects.carry_out(batch)
             if schema_version(connection) != self.schema.version:
                 mark = read_mark(connection)
                 schema = read_schema(connection, without=self.without)
@@ -226,7 +246,7 @@ class RowApplier:
                 self.store.set_setting(MADE, cbor2.dumps(sorted(made | objects.made)))
         self.adopt(schema)
         self.constraints = self.adopted
-        return [*outcomes, *objects.outcomes]
+        return objects.outcomes
 
     def may_matter(self, key: bytes) -> bool:
         """Return whether a row may have to do with one that is shown otherwise than its key says."""

@@ -4,14 +4,15 @@ Wanted it is where nobody but us has made a table so far (a device without the a
 the user said so. Only what adds is carried out: what is missing is made, and columns are added at a table's
 end. Nothing is ever dropped or rebuilt here: that is for the app's own migration to do.
 
-The SQL is a peer's. It is run with an authorizer that lets it make the one thing that it says it is, and what
-stands in the file's schema afterwards must be that, letter by letter.
+The SQL is a peer's. It is one statement, run with an authorizer that lets it make the one thing that it says it is, and what
+stands in the file's schema afterwards must be that, letter by letter. Nothing of it runs without an end: a table or index is
+made without a query, and each statement has a bound.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 
 import apsw
@@ -25,7 +26,7 @@ from p2psyncd.sources.database.show import HELD
 from p2psyncd.sources.database.values import row_hash
 from p2psyncd.sources.source import Applied, Failed, Outcome
 
-__all__ = ["Objects", "state_of_object"]
+__all__ = ["CutOff", "Objects", "state_of_object"]
 
 ORDER = ("table", "index", "view", "trigger")
 MODULES = {"fts3", "fts4", "fts5", "rtree", "rtree_i32", "geopoly"}
@@ -37,6 +38,7 @@ HARMLESS = {
     apsw.SQLITE_RECURSIVE,
     apsw.SQLITE_REINDEX,
 }
+QUERIES = {apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE}
 MAKING = {
     apsw.SQLITE_CREATE_TABLE,
     apsw.SQLITE_CREATE_INDEX,
@@ -46,6 +48,10 @@ MAKING = {
 WRITING = {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
 OUTWARD = {apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH, apsw.SQLITE_PRAGMA, apsw.SQLITE_CREATE_VTABLE}
 SQL_MAX = 1_000_000
+VIRTUAL = "CREATE VIRTUAL TABLE"
+"""So SQLite itself writes it down."""
+# An index over eight million rows takes as many, a statement without an end one or two seconds until here.
+STEPS_MAX, STEPS_ASKED = 100_000_000, 1_000_000
 
 
 def state_of_object(each: SchemaObject) -> bytes:
@@ -57,7 +63,13 @@ class Objects:
     """Makes what a batch wants to have made, inside a transaction of the app's file."""
 
     def __init__(
-        self, connection: apsw.Connection, schema: Schema, *, wanted: bool, made: Collection[bytes]
+        self,
+        connection: apsw.Connection,
+        schema: Schema,
+        *,
+        wanted: bool,
+        made: Collection[bytes],
+        cut_off: Collection[bytes] = (),
     ) -> None:
         """Begin.
 
@@ -66,13 +78,17 @@ class Objects:
             schema: As it is.
             wanted: Whether the user lets peers add to the schema.
             made: The keys of what was made here for a peer before.
+            cut_off: The keys of what took too long.
         """
+        self.cut_off = cut_off
         self.connection = connection
         self.here = {(each.type, each.name.lower()): each for each in schema.objects}
         tables = {object_key(each) for each in schema.objects if each.type == "table"}
         self.wanted = wanted or tables <= set(made)
         self.made: set[bytes] = set()
         self.outcomes: list[Outcome] = []
+        self.whole = connection.in_transaction
+        self.trouble: apsw.Error | None = None
 
     def carry_out(self, batch: Sequence[Pending]) -> None:
         """Do what can be done about some objects; tables come first."""
@@ -98,18 +114,30 @@ class Objects:
         if not isinstance(sql, str) or not isinstance(table, str) or len(sql) > SQL_MAX:
             return HELD if here is None else state_of_object(here)
         wanted = SchemaObject(type=kind, name=name, table=table, sql=sql)
-        if self.wanted and not is_reserved(name) and not is_bookkeeping(table):
+        if (
+            self.wanted
+            and pending.item.key not in self.cut_off
+            and not is_reserved(name)
+            and not is_bookkeeping(table)
+        ):
             try:
                 if here is None:
                     self.make(wanted)
                 elif kind == "table" and here.sql != sql:
                     self.extend(here, wanted)
             except (apsw.Error, Unfit):
-                pass
+                if self.whole and not self.connection.in_transaction:
+                    # All was rolled back with it: that is not for the next one to go on with.
+                    raise self.trouble_with(pending.item.key) from None
             else:
                 self.look_again(wanted)
         here = self.here.get((kind, name.lower()))
         return HELD if here is None else state_of_object(here)
+
+    def trouble_with(self, key: bytes) -> Exception:
+        """Return why all was rolled back while an object was made."""
+        trouble = self.trouble
+        return CutOff(key) if trouble is None or isinstance(trouble, apsw.InterruptError) else trouble
 
     def make(self, wanted: SchemaObject) -> None:
         """Make an object.
@@ -127,13 +155,14 @@ class Objects:
         with self.connection:
             for column in columns:
                 self.run(f"ALTER TABLE main.{quoted(here.name)} ADD COLUMN {column}", here.name)
-            if columns_of(read_schema(self.connection).tables.get(here.name)) != columns_of(
-                table_of(wanted.sql, wanted.name)
-            ):
+            # Both without their parents and indexes, which are not what a definition says.
+            [made] = [one for one in self.objects() if one.type == "table" and one.name == here.name]
+            if columns_of(table_of(made.sql, made.name)) != columns_of(table_of(wanted.sql, made.name)):
                 raise Unfit
 
     def run(self, sql: str, name: str, wanted: SchemaObject | None = None) -> None:
         """Run a peer's statement, which may make one thing, or change one table, and nothing else."""
+        queries = wanted is None or wanted.type in {"view", "trigger"} or wanted.sql.startswith(VIRTUAL)
 
         def allowed(
             action: int, first: str | None, second: str | None, _base: str | None, _by: str | None
@@ -141,7 +170,7 @@ class Objects:
             first, second = first or "", second or ""
             own = first.lower() == name.lower() or first.lower().startswith((f"{name.lower()}_", "sqlite_"))
             fine = (
-                action in HARMLESS
+                (action in HARMLESS and (queries or action not in QUERIES))
                 or (action in MAKING and own)
                 or (action in WRITING and own and first.lower() != name.lower())
                 or (action == apsw.SQLITE_ALTER_TABLE and second.lower() == name.lower())
@@ -151,11 +180,11 @@ class Objects:
 
         before = self.objects() if wanted is not None else set()
         with self.connection:
-            self.connection.authorizer = allowed
             try:
-                self.connection.execute(sql)
-            finally:
-                self.connection.authorizer = None
+                run_one(self.connection, sql, allowed)
+            except apsw.Error as error:
+                self.trouble = error  # leaving the savepoint may hide it
+                raise
             if wanted is not None and wanted not in self.objects() - before:
                 raise Unfit
 
@@ -172,6 +201,14 @@ class Objects:
             self.here[kind, name.lower()] = SchemaObject(type=kind, name=name, table=table, sql=sql)
 
 
+class CutOff(Exception):
+    """An object took too long, and all that was done in the transaction is rolled back."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self.key = key
+
+
 class Unfit(Exception):
     """A definition is not what it says, or more than an addition."""
 
@@ -186,13 +223,46 @@ def is_reserved(name: str) -> bool:
     return name.lower().startswith(("sqlite_", "_p2p_"))
 
 
+def run_one(connection: apsw.Connection, sql: str, allowed: Callable[..., int]) -> None:
+    """Run one statement of a peer's.
+
+    Args:
+        connection: Where.
+        sql: It; what follows it is refused.
+        allowed: The authorizer.
+
+    Raises:
+        apsw.Error: SQLite will not, or it takes too long.
+    """
+    asked = statements = 0
+
+    def is_too_long() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked * STEPS_ASKED > STEPS_MAX
+
+    def is_first(*_: object) -> bool:
+        nonlocal statements
+        statements += 1
+        return statements == 1
+
+    cursor = connection.cursor()
+    cursor.exec_trace = is_first
+    connection.authorizer = allowed
+    connection.set_progress_handler(is_too_long, STEPS_ASKED)
+    try:
+        cursor.execute(sql).fetchall()
+    finally:
+        connection.set_progress_handler(None)
+        connection.authorizer = None
+
+
 def table_of(sql: str, name: str) -> Table:
     """Return the table that a definition makes, made in an empty database in memory."""
+    outward = {*OUTWARD, *QUERIES}
     with closing(apsw.Connection(":memory:")) as connection:
         connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
-        connection.authorizer = lambda action, *_: apsw.SQLITE_DENY if action in OUTWARD else apsw.SQLITE_OK
-        connection.execute(sql)
-        connection.authorizer = None
+        run_one(connection, sql, lambda action, *_: apsw.SQLITE_DENY if action in outward else apsw.SQLITE_OK)
         table = read_schema(connection).tables.get(name)
     if table is None:
         raise Unfit

@@ -12,6 +12,7 @@ from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.storage import Pending
 from p2psyncd.core.version import Dot
+from p2psyncd.sources.database import objects as objects_module
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, pack_key
 from p2psyncd.sources.database.objects import Objects
 from p2psyncd.sources.database.row import inserted, pack
@@ -20,6 +21,7 @@ from p2psyncd.sources.database.show import HELD
 from p2psyncd.sources.source import Applied
 
 SCHEMA = "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)"
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
 
 
 def wanted(kind: str, name: str, sql: str, table: str = "") -> Pending:
@@ -124,6 +126,14 @@ def test_a_table_that_differs_in_more_stays_as_it_is(connection: apsw.Connection
         ("table", "sqlite_x", "CREATE TABLE sqlite_x(a)"),
         ("view", "x", "CREATE TABLE x(a)"),
         ("table", "x", "CREATE"),
+        ("table", "x", f"CREATE TABLE x AS {ENDLESS}"),
+        ("table", "x", f"CREATE TABLE x(a); {ENDLESS}"),
+        ("index", "x", f"CREATE INDEX x ON people(name); {ENDLESS}"),
+        ("table", "x", f"CREATE VIRTUAL TABLE x USING fts5(a); {ENDLESS}"),
+        ("table", "x", f"CREATE VIRTUAL TABLE x USING fts5(a); INSERT INTO x_data {ENDLESS}"),
+        ("table", "x", ENDLESS),
+        ("table", "people", f"CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT, a); {ENDLESS}"),
+        ("table", "people", f"CREATE TABLE people AS {ENDLESS}"),
         ("table", "x", ""),
     ],
 )
@@ -136,6 +146,30 @@ def test_a_statement_that_is_not_what_it_says_does_nothing(
     assert connection.execute("SELECT count(*) FROM people").get == 0
     assert not file.exists()
     assert connection.execute("SELECT count(*) FROM temp.sqlite_schema").get == 0
+
+
+def test_columns_are_added_to_a_table_with_parents_and_an_index_of_its_own(
+    connection: apsw.Connection,
+) -> None:
+    connection.execute("CREATE TABLE pet(id INTEGER PRIMARY KEY, owner REFERENCES people, n)")
+    connection.execute("CREATE UNIQUE INDEX one ON pet(n)")
+    sql = "CREATE TABLE pet(id INTEGER PRIMARY KEY, owner REFERENCES people, n, kind TEXT)"
+    make(connection, wanted("table", "pet", sql))
+    assert dict(schema_of(connection))["pet"] == sql
+
+
+def test_a_statement_that_takes_too_long_is_cut_off(
+    connection: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.execute(
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 100000) INSERT INTO people SELECT x, x FROM c"
+    )
+    names = wanted("index", "names", "CREATE INDEX names ON people(name)", "people")
+    monkeypatch.setattr(objects_module, "STEPS_ASKED", 1000)
+    monkeypatch.setattr(objects_module, "STEPS_MAX", 10_000)
+    assert make(connection, names) == [HELD]
+    monkeypatch.undo()
+    assert HELD not in make(connection, names)
 
 
 def test_a_device_where_we_made_all_tables_gets_what_the_others_add(tmp_path: Path) -> None:
@@ -154,3 +188,25 @@ def test_a_device_where_we_made_all_tables_gets_what_the_others_add(tmp_path: Pa
     assert a.tables()["people"] == ["(1, 'Ada', 'Paris')"]
     for replica in (a, b):
         replica.close()
+
+
+def test_an_index_that_takes_too_long_is_left_out_and_what_came_with_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    a, b = (Replica(number, tmp_path / f"{number}.db", SCHEMA, clock) for number in (1, 2))
+    b.source.applier.propagate = True
+    a.run(
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 3000) INSERT INTO people SELECT x, x FROM c"
+    )
+    exchange(a, b)
+    a.run("CREATE INDEX names ON people(name)", "CREATE TABLE towns(id INTEGER PRIMARY KEY)")
+    a.run("INSERT INTO people VALUES (0, 'Ada')")
+    monkeypatch.setattr(objects_module, "STEPS_ASKED", 1000)
+    monkeypatch.setattr(objects_module, "STEPS_MAX", 10_000)
+    exchange(a, b)
+    names = [name for (name,) in b.run("SELECT name FROM sqlite_schema WHERE name NOT GLOB '_p2p_*'")]
+    assert names == ["people", "towns"]
+    assert b.run("SELECT name FROM people WHERE id = 0") == [("Ada",)]
+    a.close()
+    b.close()
