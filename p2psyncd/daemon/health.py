@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from p2psyncd.control.messages import Check, ItemError, Metric, ShareStatus
 from p2psyncd.daemon.desk import check
 from p2psyncd.daemon.replica import Phase
-from p2psyncd.daemon.report import checked_mode, kind_of
+from p2psyncd.daemon.report import checked_mode, clock_trouble, kind_of
 from p2psyncd.errors import P2psyncError
 from p2psyncd.store.device import ShareRecord
 
@@ -79,6 +79,9 @@ async def checks(daemon: Supervisor) -> list[Check]:
             check(f"share {record.name}", reason, "Mend what it says and restart", fine="", fatal=True)
         )
     for peer in daemon.mesh.peers.values():
+        if clocks := clock_trouble(peer):
+            advice = "Set it (`timedatectl set-ntp true`): concurrent edits are decided by it"
+            found.append(check(f"clock of {peer.record.name}", clocks, advice, fine=""))
         if peer.trouble:
             advice = f"`{peer.trouble_command}`" if peer.trouble_command else ""
             found.append(check(f"device {peer.record.name}", peer.trouble, advice, fine=""))

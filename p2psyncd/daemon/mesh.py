@@ -102,6 +102,7 @@ class Mesh:
             instance=self.instance,
             ports=self.ports,
             introduces=self.introduces,
+            now_us=self.clock.now_us,
         )
 
     def links(self) -> list[PeerLink]:

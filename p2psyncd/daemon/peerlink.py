@@ -90,6 +90,8 @@ class Self:
     instance: bytes
     ports: tuple[int, ...]
     introduces: bool
+    now_us: Callable[[], int]
+    """The wall clock."""
 
 
 async def greet(link: Link, us: Self, refuse: Callable[[Greeting], Refusal | None] | None = None) -> Greeting:
@@ -112,6 +114,7 @@ async def greet(link: Link, us: Self, refuse: Callable[[Greeting], Refusal | Non
         instance=us.instance,
         ports=us.ports,
         introduces=us.introduces,
+        clock_us=us.now_us(),
     )
     with trio.fail_after(GREETING_S):
         if refuse is None:
@@ -158,6 +161,8 @@ class PeerLink:
         self.queued = 0
         self.queue_signal = Signal()
         self.heard_s = trio.current_time()
+        self.clock_ahead_us = greeting.clock_us - us.now_us()
+        """By how much the peer's clock is ahead of ours, give or take what a message takes."""
         self.sent_bytes = 0
         self.received_bytes = 0
         self.offers: dict[ShareId, Offer] = {}
@@ -284,9 +289,9 @@ class PeerLink:
             message = decode_message(payload)
             match message:
                 case Ping():
-                    self.post(Pong())
+                    self.post(Pong(clock_us=self.us.now_us()))
                 case Pong():
-                    pass
+                    self.clock_ahead_us = message.clock_us - self.us.now_us()
                 case Offers():
                     self.offers = {offer.share: offer for offer in message.offers}
                     self.announce()

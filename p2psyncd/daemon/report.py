@@ -37,6 +37,7 @@ __all__ = [
     "Rates",
     "attention_of",
     "checked_mode",
+    "clock_trouble",
     "device_row",
     "drivers_of",
     "kind_of",
@@ -51,6 +52,8 @@ __all__ = [
 # As many as a person can look at; `status` is no place for ten thousand.
 ERRORS_SHOWN_MAX = 100
 RATE_WINDOW_S = 3.0
+# Nobody edits one thing on two devices within a minute and knows which came later.
+CLOCKS_APART_S = 60
 LAST_MOMENT = dt.datetime.max.replace(tzinfo=dt.UTC)
 """The last one that RFC 3339 can write; a peer may claim later ones (up to `HLC_MAX`)."""
 
@@ -273,6 +276,11 @@ def attention_of(
         for state in mesh.peers.values()
         if state.trouble
     ]
+    found += [
+        Attention(message=f"{state.record.name}: {trouble}", command="timedatectl set-ntp true")
+        for state in mesh.peers.values()
+        if (trouble := clock_trouble(state))
+    ]
     if discovery_state.startswith("failed"):
         found.append(
             Attention(
@@ -288,6 +296,19 @@ def attention_of(
     for share in shares:
         found += share_attention(share)
     return found
+
+
+def clock_trouble(state: PeerState) -> str:
+    """Return what is wrong with a connected device's clock, or with ours, in words; empty if they agree."""
+    apart_s = state.link.clock_ahead_us // 1_000_000 if state.link is not None else 0
+    if abs(apart_s) <= CLOCKS_APART_S:
+        return ""
+    span = dt.timedelta(seconds=abs(apart_s))
+    side = "ahead of" if apart_s > 0 else "behind"
+    return (
+        f"its clock is {span} {side} this one's: of changes made on both at once the one that a clock says is later "
+        "wins, so set the one that is wrong"
+    )
 
 
 def missing_of(share: RunningShare, mesh: Mesh, least: int) -> str:

@@ -89,10 +89,19 @@ class Greeting:
     ports: tuple[int, ...]
     """Ports the sender listens on, for a peer that was reached the other way round."""
     introduces: bool
+    clock_us: int
+    """What the sender's clock says, microseconds since 1970."""
 
     def fields(self) -> list[Any]:
         """Return the fields in order."""
-        return [list(self.versions), self.name, self.instance, list(self.ports), self.introduces]
+        return [
+            list(self.versions),
+            self.name,
+            self.instance,
+            list(self.ports),
+            self.introduces,
+            self.clock_us,
+        ]
 
     @classmethod
     def parse(cls, fields: Sequence[Any]) -> Greeting:
@@ -103,6 +112,7 @@ class Greeting:
             instance=take_bytes(fields[2], "instance", least=INSTANCE_BYTES, most=INSTANCE_BYTES),
             ports=tuple(take_int(p, "port", most=65_535) for p in take_list(fields[3], "ports", most=64)),
             introduces=take_bool(fields[4], "introduces"),
+            clock_us=take_stamp(fields[5]),
         )
 
 
@@ -250,16 +260,17 @@ class Pong:
     """Answers a `Ping`."""
 
     TYPE: ClassVar[int] = 13
+    clock_us: int
+    """As in a `Greeting`."""
 
     def fields(self) -> list[Any]:
         """Return the fields in order."""
-        return []
+        return [self.clock_us]
 
     @classmethod
     def parse(cls, fields: Sequence[Any]) -> Pong:
-        """Return the message."""
-        del fields
-        return cls()
+        """Return the checked message."""
+        return cls(clock_us=take_stamp(fields[0]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +352,7 @@ def take_device(value: object) -> DeviceId:
 
 
 def take_stamp(value: object) -> int:
-    """Return when a device was paired or removed; a nonsensical future is cut to one that can be counted on from."""
+    """Return a time that a device tells; a nonsensical future is cut to one that can be counted on from."""
     return min(take_int(value, "time"), TIME_MAX)
 
 

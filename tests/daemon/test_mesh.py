@@ -43,7 +43,7 @@ async def closed(link: Link) -> bool:
 
 def greeting(*versions: int, instance: bytes = b"instance") -> bytes:
     return encode_message(
-        Greeting(versions=versions, name="willow", instance=instance, ports=(), introduces=True)
+        Greeting(versions=versions, name="willow", instance=instance, ports=(), introduces=True, clock_us=0)
     )
 
 

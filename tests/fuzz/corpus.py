@@ -223,6 +223,7 @@ FIELDS: dict[str, Callable[[random.Random], Any]] = {
     "answers": number,
     "body": summary,
     "boot": boot,
+    "clock_us": number,
     "closings": number,
     "code": text,
     "devices": many(lambda rng: (rng.choice(ACTORS), rng.choice(DEVICES)), 0),

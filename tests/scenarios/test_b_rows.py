@@ -65,6 +65,16 @@ async def test_b3_with_clocks_an_hour_apart_all_agree(lab: Lab, hours: int) -> N
         connection.close()
 
     await book.begin_with(PEOPLE, ANN)
+    # Both say so, each of the other.
+    for daemon, other, side in (
+        (maple, "willow", "ahead of" if hours > 0 else "behind"),
+        (willow, "maple", "behind" if hours > 0 else "ahead of"),
+    ):
+        told = [one["message"] for one in (await daemon.backend.status())["attention"]]
+        assert any(one.startswith(f"{other}: its clock is ") and side in one for one in told), told
+        assert f"clock of {other}" in [
+            one["name"] for one in await daemon.backend.doctor() if one["ok"] == "warn"
+        ]
     # Edits that know each other: the later one wins, whatever the clocks say.
     for number in (1, 2):
         write(f"UPDATE people SET phone = 'there {number}'")

@@ -78,7 +78,14 @@ def test_items_come_back_as_they_were_sent(sent: list[Item], repair: bool) -> No
 
 
 EXAMPLES = [
-    Greeting(versions=(1, 2), name="desk", instance=b"i" * 8, ports=(22600,), introduces=True),
+    Greeting(
+        versions=(1, 2),
+        name="desk",
+        instance=b"i" * 8,
+        ports=(22600,),
+        introduces=True,
+        clock_us=1_700_000_000_000_000,
+    ),
     Refusal(code="full", text="too many"),
     Offers(
         offers=(
@@ -127,7 +134,7 @@ EXAMPLES = [
     Want(share=SHARE, hashes=(b"h" * 8,)),
     Closed(share=SHARE, reason="paused"),
     Ping(),
-    Pong(),
+    Pong(clock_us=1_700_000_000_000_000),
     OpenContent(),
     Removed(),
     SnapshotWanted(share=SHARE),

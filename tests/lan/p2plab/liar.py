@@ -276,7 +276,12 @@ class Liar:
         self.link = Link(stream)
         self.said = Said()
         us = Self(
-            device=self.identity.device, name=self.name, instance=os.urandom(8), ports=(), introduces=True
+            device=self.identity.device,
+            name=self.name,
+            instance=os.urandom(8),
+            ports=(),
+            introduces=True,
+            now_us=lambda: NOW_US,
         )
         try:
             await greet(self.link, us)
@@ -297,12 +302,12 @@ class Liar:
                     await trio.sleep(0.02)
                 message = decode_message(await self.link.receive())
                 if isinstance(message, Ping):
-                    await self.link.send(encode_message(Pong()))
+                    await self.link.send(encode_message(Pong(clock_us=NOW_US)))
                 elif isinstance(message, OpenContent):
                     nursery.start_soon(self.serve_content)
                 self.said.add(message)
         except (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError):
-            self.said.add(Pong())  # so that whoever waits looks again
+            self.said.add(Pong(clock_us=NOW_US))  # so that whoever waits looks again
 
     async def say(self, *messages: Message) -> None:
         """Send messages."""
