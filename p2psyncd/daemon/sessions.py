@@ -87,7 +87,13 @@ class SessionDriver:
         self.replica = replica
         self.epoch = replica.epoch
         self.link = link
-        self.session = Session(share=replica.share, our_device=ours, peer_device=peer, deaf=not replica.takes)
+        self.session = Session(
+            share=replica.share,
+            our_device=ours,
+            peer_device=peer,
+            deaf=not replica.takes,
+            offered=replica.undecided,
+        )
         self.peer = peer
         self.on_progress = on_progress
         self.outbox, self.inbox = trio.open_memory_channel[SessionMessage](INBOX_MESSAGES_MAX)

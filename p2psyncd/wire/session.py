@@ -123,7 +123,7 @@ class Session:
     inspecting: bool = False
     """Whether the descent is only for a person who asked what differs."""
     offered: bool = False
-    """Whether a deaf side has looked what the peer lacks of that of which its log does not tell."""
+    """Whether a deaf side has looked what the peer lacks of that of which its log does not tell, or never will."""
     offering: bool = False
     """Whether the descent is for that."""
     full: bool = False
