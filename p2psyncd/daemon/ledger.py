@@ -182,6 +182,8 @@ class Ledger:
             first = self.mint(len(news)) if news and self.announces else 0
             for place, observation in enumerate(news):
                 self.observe(page, observation, Dot(actor, first + place))
+                if observation.partial:
+                    self.leave_open(page, observation)
             for observation in baseline:
                 page.put(Stored(item=baseline_item(observation.draft), state=observation.state))
             if baseline:
@@ -228,6 +230,12 @@ class Ledger:
                 if replaced:
                     item = self.knowing_copies(item)
                 page.put(Stored(item=item, state=observation.state))
+
+    def leave_open(self, page: Page, observation: Observation) -> None:
+        """Make a version pending that was recorded as one that is in place, and is so in part only."""
+        stored = page.stored.get(observation.draft.key)
+        if stored is not None and stored.item.live and stored.state == observation.state:
+            page.put_pending(Pending(item=stored.item, base=stored))
 
     def deletion(self, draft: Draft, item: Item) -> Draft:
         """Return a local delete's draft, naming what it deletes where that is a write of our own.
@@ -277,6 +285,10 @@ class Ledger:
         draft = observation.draft
         if waiting.item.live and waiting.item.same_value(draft):
             page.put(Stored(item=waiting.item, state=observation.state))
+        elif base is not None and base.item.dot == waiting.item.dot:
+            # What waits is what was there before, and only the rest of it.
+            ours = supersede(self.deletion(draft, base.item), dot, self.when(observation), base.item)
+            page.put(Stored(item=ours, state=observation.state))
         elif base is not None and (
             base.item.same_value(draft) or is_touched_directory(draft, base.item, waiting.item)
         ):

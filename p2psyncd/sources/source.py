@@ -53,6 +53,8 @@ class Observation:
     """Packed chunk list of the content (large files), else empty."""
     baseline: bool = False
     """It was there before the share was: a version of nobody's, the same on every device that has the same."""
+    partial: bool = False
+    """What is there lacks a part of this version, which is to be put in place over it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

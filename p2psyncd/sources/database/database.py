@@ -353,12 +353,11 @@ class DatabaseSource:
                     self.last.pop(key, None)  # what was put in place is not what is there now
                 yield finding
             agreed, self.seen = scanner.agreed, scanner.told
-        self.full |= scanner.unfinished
         if scanner.surplus:
             self.discard(scanner.surplus, schema)
         if full and not self.full:
             self.compared, self.catching_up = notes.after(schema), False
-        self.again = len(hints) > len(agreed) or scanner.unfinished
+        self.again = len(hints) > len(agreed)
         self.drop([hint for hint in agreed if hint.n != ASKED], at_once=bool(dirty.keys))
 
     def discard(self, surplus: Sequence[tuple[Table, Place]], schema: Schema) -> None:

@@ -19,7 +19,7 @@ import apsw
 
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Draft, Item, Kind
-from p2psyncd.core.storage import Stored
+from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.sources.database.defaults import UnknownDefault, default_of
 from p2psyncd.sources.database.hints import Hint
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, identities, new_birth, pack_key, unpack_key
@@ -127,8 +127,6 @@ class Scanner:
         """Rows that are to go, because the store knows of none there."""
         self.agreed: list[Hint] = []
         """Hints about rows that are as the store has them."""
-        self.unfinished = False
-        """Whether rows that the app wrote also wait for values of new columns: they are to be compared once more."""
         self.told: dict[tuple[str, Place], Told] = {}
         """What the hinted rows are that differ."""
         self.defaults: dict[tuple[str, str], Value] = {}
@@ -331,13 +329,12 @@ class Scanner:
         orphaned = self.left_orphans([one for one in page if one.values is None])
         for one in page:
             pending, stored = waiting.get(one.key), known.get(one.key)
-            base = pending.base if pending is not None else stored
             finding: Finding | None
             try:
                 finding = (
                     self.catch_up(one, stored)
                     if look.catch_up
-                    else self.finding(one, base, stored, look, orphaned=one.key in orphaned)
+                    else self.finding(one, pending, stored, look, orphaned=one.key in orphaned)
                 )
             except ROW_FAULTS as error:
                 what = f"capturing a row of {one.table.name}"
@@ -360,9 +357,10 @@ class Scanner:
         return None
 
     def finding(
-        self, one: Sighting, base: Stored | None, stored: Stored | None, look: Look, *, orphaned: bool
+        self, one: Sighting, pending: Pending | None, stored: Stored | None, look: Look, *, orphaned: bool
     ) -> Finding | None:
         """Return what one sighting means."""
+        base = pending.base if pending is not None else stored
         if one.values is None:
             if base is None or not base.item.live:
                 return None
@@ -378,14 +376,18 @@ class Scanner:
                 return self.observation(one, draft(one.key, revived(stored.item, cells)))
             return self.observation(one, draft(one.key, inserted(cells, flags)))
         changes = self.changes(one, base, look)
-        if changes.wanting and not changes:
-            return Unapplied(key=one.key, shown=one.state)
-        self.unfinished |= changes.wanting
+        # A version that waits over itself is not all there (any more).
+        partial = changes.wanting or (pending is not None and pending.item.dot == base.item.dot)
         if not changes:
-            return self.observation(one, as_draft(base.item))
+            return (
+                Unapplied(key=one.key, shown=one.state)
+                if partial
+                else self.observation(one, as_draft(base.item))
+            )
         # What no app wrote is no addition: a backup that was put back counts as it is.
         counters = look.counters.get(one.table.name, ()) if one.touched else ()
-        return self.observation(one, draft(one.key, migrated(base.item, changes, counters, salt=self.salt)))
+        made = draft(one.key, migrated(base.item, changes, counters, salt=self.salt))
+        return self.observation(one, made, partial=partial)
 
     def cells(self, table: Table, values: Mapping[str, Value]) -> dict[str, Cell]:
         """Return a row as an item has it."""
@@ -442,7 +444,9 @@ class Scanner:
                 self.defaults[place] = default_of(table, column)
         return self.defaults[place]
 
-    def observation(self, one: Sighting, made: Draft, *, baseline: bool = False) -> Observation:
+    def observation(
+        self, one: Sighting, made: Draft, *, baseline: bool = False, partial: bool = False
+    ) -> Observation:
         """Return what was seen, for the ledger."""
         return Observation(
             draft=made,
@@ -450,6 +454,7 @@ class Scanner:
             base_state=one.listed,
             changed_us=one.ms * 1000,
             baseline=baseline,
+            partial=partial,
         )
 
     # References

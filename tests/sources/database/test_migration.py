@@ -219,3 +219,28 @@ def test_a_look_that_finds_another_schema_does_not_change_it_under_an_apply(
     monkeypatch.setattr(applier, "piece", migrated_before_the_transaction)
     b.apply()
     assert b.tables() == {"people": ["(1, 'Ada L.')"]}
+
+
+@pytest.mark.parametrize("wrote", [False, True], ids=["untouched", "touched in between"])
+def test_values_that_a_row_waits_for_come_though_the_app_goes_on_with_its_migration(
+    pair: Pair, *, wrote: bool
+) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run(*ADD, "UPDATE people SET mood = 'merry'")
+    exchange(a, b)
+    b.run(*ADD)
+    b.scan()
+    assert b.store.pending(limit=10)
+    # It is seen once more before it is applied.
+    b.run("ALTER TABLE people DROP COLUMN phone")
+    if wrote:
+        b.run("UPDATE people SET name = 'Ada L.'")
+    b.scan()
+    if wrote:
+        b.run("UPDATE people SET name = 'Ada K.'")
+        b.scan()
+    b.apply()
+    assert b.tables() == {"people": [f"(1, 'Ada{' K.' if wrote else ''}', 'merry')"]}
+    exchange(a, b)
+    assert losers(a) == losers(b) == {}
+    assert a.tables() == {"people": [f"(1, 'Ada{' K.' if wrote else ''}', '1', 'merry')"]}
