@@ -13,12 +13,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from crashrig.devices import installed_here
 from crashrig.disk import why_no_disk
-from crashrig.rig import Rig, Totals
+from crashrig.rig import Rig
+from crashrig.row_rig import RowRig
+from crashrig.row_runs import row_rig_on
 from crashrig.runs import rig_on
 from crashrig.shim import compile_shim, why_no_compiler
+from crashrig.trial import Totals
 from p2plab.installed import Installed
 
 NewRig = Callable[..., AbstractContextManager[Rig]]
+NewRowRig = Callable[..., AbstractContextManager[RowRig]]
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +58,34 @@ def need_disk(disks: dict[str, str | None]) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def new_rig(short_folder: Path, programs: Installed) -> Iterator[NewRig]:
-    """Return a function that makes a rig, for `with`; what it blames on the devices fails the test."""
+def blamed() -> Iterator[list[Totals]]:
+    """What rigs came to; what they blame on the devices fails the test."""
     made: list[Totals] = []
-
-    def make(seed: int, shim: Path | None = None, *, kind: str | None = None, options: str = "") -> object:
-        made.append(Totals())
-        return rig_on(short_folder, programs, shim, seed, made[-1], kind=kind, options=options)
-
-    yield make  # type: ignore[misc]
+    yield made
     for totals in made:
         sys.stdout.write("\n".join(totals.lines()) + "\n")
         assert totals.violations == []
+
+
+@pytest.fixture
+def new_rig(short_folder: Path, programs: Installed, blamed: list[Totals]) -> NewRig:
+    """Return a function that makes a rig, for `with`."""
+
+    def make(
+        seed: int, shim: Path | None = None, *, kind: str | None = None, options: str = ""
+    ) -> AbstractContextManager[Rig]:
+        blamed.append(Totals())
+        return rig_on(short_folder, programs, shim, seed, blamed[-1], kind=kind, options=options)
+
+    return make
+
+
+@pytest.fixture
+def new_row_rig(short_folder: Path, programs: Installed, blamed: list[Totals]) -> NewRowRig:
+    """Return a function that makes a rig with databases, for `with`."""
+
+    def make(seed: int, shim: Path, *, mode: str) -> AbstractContextManager[RowRig]:
+        blamed.append(Totals())
+        return row_rig_on(short_folder, programs, shim, seed, blamed[-1], mode=mode)
+
+    return make

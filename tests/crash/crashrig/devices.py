@@ -57,7 +57,15 @@ def free_port() -> int:
 class CrashDevice(Device):
     """A device with the shim in it, one share, and room beside the share for what the user prepares."""
 
-    def __init__(self, folder: Path, installed: Installed, shim: Path | None, log_folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        installed: Installed,
+        shim: Path | None,
+        log_folder: Path,
+        *,
+        database: str = "",
+    ) -> None:
         """Describe a device; nothing runs yet.
 
         Args:
@@ -65,10 +73,12 @@ class CrashDevice(Device):
             installed: The programs.
             shim: Library to load into the daemon; None: none.
             log_folder: Where the log and the shim's control file go; not on a disk that is cut.
+            database: Name of the database that is shared; empty: the folder is.
         """
         options = ["--no-mdns", "--listen", f"127.0.0.1:{free_port()}", "--log-level", "info"]
         super().__init__(cast("Host", Loopback()), folder, installed, *options)
         self.root = folder / SHARE
+        self.database = self.root / database if database else None
         self.room = folder / "room"
         self.log_path = log_folder / f"{self.name}.log"
         self.shim = shim
@@ -86,7 +96,14 @@ class CrashDevice(Device):
                 "CRASH_SHARE": str(self.root),
                 "CRASH_STATE": str(self.home / "state"),
             }
+            if self.database is not None:
+                found["CRASH_DATABASE"] = str(self.database)
         return found
+
+    @property
+    def shared(self) -> Path:
+        """What is shared: the folder, or the database in it."""
+        return self.database or self.root
 
     @property
     def runs(self) -> bool:
@@ -134,7 +151,7 @@ class CrashDevice(Device):
 
 
 class Pair:
-    """Two devices that share one folder."""
+    """Two devices that share one folder or database."""
 
     def __init__(self, a: CrashDevice, b: CrashDevice) -> None:
         self.a = a
@@ -153,8 +170,8 @@ class Pair:
         self.b.cli("pair", code, "--at", self.a.address).ok()
         assert showing.wait(30) == 0
         showing.communicate()
-        self.a.cli("share", "add", str(self.a.root), "--name", SHARE).ok()
-        self.b.accept(SHARE, self.b.root)
+        self.a.cli("share", "add", str(self.a.shared), "--name", SHARE).ok()
+        self.b.accept(SHARE, self.b.shared)
         self.settle()
 
     def start(self) -> None:

@@ -1,57 +1,29 @@
-"""Two devices, two users and the oracle, brought together: what every kind of run is made of."""
+"""Two devices, two users of a folder and the oracle, brought together: what every kind of run on files is made of."""
 
 from __future__ import annotations
 
 import random
 import shutil
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2plab.installed import Installed
 from p2plab.trees import differences, leftovers
 from p2plab.waiting import eventually, pause
 
-from crashrig.devices import SHARE, CrashDevice, Pair
+from crashrig.devices import SHARE, CrashDevice
 from crashrig.disk import Disk
 from crashrig.journal import Journal, contents_below
 from crashrig.oracle import Cut, judge, torn
+from crashrig.trial import Totals, Trial
 from crashrig.user import User
 
-__all__ = ["Rig", "Totals"]
+__all__ = ["Rig"]
 
 TIDY_S = 20.0
-# Every so many checks call `p2psync verify` itself, the others the daemon.
-CLIENT_EVERY = 10
 BACKGROUND = ".part"
 
 
-@dataclass
-class Totals:
-    """What a run came to."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    checks: int = 0
-    own_losses: int = 0
-    violations: list[str] = field(default_factory=list)
-
-    @property
-    def all(self) -> int:
-        """How many kills there were."""
-        return sum(self.kills.values())
-
-    def lines(self) -> list[str]:
-        """Return the totals for people."""
-        found = [f"{count:6d}  {kind}" for kind, count in sorted(self.kills.items())]
-        found.append(f"{self.all:6d}  kills in all, {self.checks} times held against the journal")
-        found.append(
-            f"{self.own_losses:6d}  files torn by a cut that their writer never synced and nobody else had"
-        )
-        found.append(f"{len(self.violations):6d}  violations")
-        return found + [f"        {line}" for line in self.violations]
-
-
-class Rig:
+class Rig(Trial):
     """One pair of devices at work."""
 
     def __init__(
@@ -74,15 +46,9 @@ class Rig:
             totals: Where it is counted.
             disk: Where device a lives, if its power will be cut.
         """
-        self.folder = folder
-        self.seed = seed
-        self.totals = totals
-        self.disk = disk
-        self.rng = random.Random(seed)
         a_folder = (disk.mountpoint if disk else folder) / "a"
-        self.a = CrashDevice(a_folder, installed, shim, folder)
-        self.b = CrashDevice(folder / "b", installed, shim, folder)
-        self.pair = Pair(self.a, self.b)
+        super().__init__(folder, installed, shim, seed, totals, a_folder=a_folder)
+        self.disk = disk
         self.journal = Journal(seed)
         alone = disk is not None
         self.users = {
@@ -98,9 +64,6 @@ class Rig:
             for device in self.pair.both
         }
         self.cut: Cut | None = None
-        self.hit: set[str] = set()
-        """Devices that were killed since both were last equal."""
-        self.label = f"seed {seed}"
 
     def begin(self) -> None:
         """Pair the devices and let the users make something to work on."""
@@ -120,30 +83,14 @@ class Rig:
         for _ in range(steps):
             self.users[name].step()
 
-    # Killing
-    def killed(self, device: CrashDevice, kind: str) -> None:
-        """Note a kill, and look at once at what is there."""
-        device.kill()
-        device.control.disarm()
-        self.hit.add(device.name)
-        self.totals.kills[kind] += 1
-        for one in self.pair.both:
-            self.blame(torn(one.root, self.journal), f"right after {kind} of {device.name}")
-
-    def blame(self, violations: list[str], when: str) -> None:
-        """Note violations, with how to have them again."""
-        self.totals.violations += [
-            f"[{self.label}, kill {self.totals.all}, {when}] {one}" for one in violations
-        ]
+    def broken(self) -> list[str]:
+        """Return contents that nobody wrote."""
+        return [line for one in self.pair.both for line in torn(one.root, self.journal)]
 
     # Checking
     def check(self, when: str) -> None:
         """Let both come together, then hold everything against the journal."""
-        try:
-            self.pair.settle()
-        except (TimeoutError, AssertionError, RuntimeError) as error:
-            self.blame([f"no convergence: {error}; {self.explain()}"], when)
-            raise
+        self.settle(when)
         for user in self.users.values():
             user.tidy_room()
         tree = contents_below(self.b.root)
@@ -155,17 +102,11 @@ class Rig:
         verdict = judge(self.journal, tree, history=history, killed=self.hit, cut=self.cut)
         self.totals.checks += 1
         self.totals.own_losses += verdict.own_losses
-        found = verdict.violations + differences(self.a.root, self.b.root)
+        found = verdict.violations + differences(self.a.root, self.b.root) + self.verified()
         for device in self.pair.both:
-            found += device.verified(by_client=self.totals.checks % CLIENT_EVERY == 1)
             found += self.stray(device)
         if found:
-            found += [
-                f"{device.name} said: {line}"
-                for device in self.pair.both
-                for line in device.log().splitlines()
-                if "renewed" in line or "forked" in line
-            ]
+            found += self.renewals()
         self.blame(found, when)
         self.journal.agree(tree)
         self.cut = None
@@ -182,17 +123,6 @@ class Rig:
         except TimeoutError:
             return [f"stray: {path}" for path in left()]
         return []
-
-    def explain(self) -> str:
-        """Return what both devices say of their share."""
-        said = []
-        for device in self.pair.both:
-            try:
-                status = device.status()
-                said.append(f"{device.name}: {status['shares']} {status['peers']}")
-            except (OSError, AssertionError) as error:
-                said.append(f"{device.name}: {error!r}")
-        return " | ".join(said)
 
     def power_cut(self) -> None:
         """Cut the power of device a, note what b had by then, and bring a's disk back; nobody runs on it yet."""
@@ -215,7 +145,3 @@ class Rig:
         eventually("a has looked", lambda: self.a.share(SHARE)["state"] in {"held", "idle"})
         if held and self.a.share(SHARE)["state"] == "held":
             self.a.post("/v1/shares/approve", {"name": SHARE})
-
-    def close(self) -> None:
-        """End the devices."""
-        self.pair.close()

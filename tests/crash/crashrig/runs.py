@@ -17,10 +17,19 @@ from p2plab.waiting import eventually, pause
 from crashrig.devices import CrashDevice
 from crashrig.disk import Disk
 from crashrig.oracle import torn
-from crashrig.rig import Rig, Totals
-from crashrig.shim import Kind
+from crashrig.rig import Rig
+from crashrig.shim import FILE_KINDS, Kind
+from crashrig.trial import Totals, Trial
 
-__all__ = ["DISKS", "kill_at_random", "kill_at_steps", "power_cuts", "rig_on"]
+__all__ = [
+    "DISKS",
+    "kill_at_random",
+    "kill_at_steps",
+    "power_cuts",
+    "rig_on",
+    "struck",
+    "wait_for_strike_or_rest",
+]
 
 # (file system, mount options): how long what is written stays in memory, and whether data may come after names.
 DISKS = (
@@ -99,7 +108,7 @@ def kill_at_a_moment(rig: Rig, victim: CrashDevice) -> None:
 
 def kill_at_a_step(rig: Rig, victim: CrashDevice) -> None:
     """Kill at a step while both users work."""
-    kinds = rig.rng.sample(list(Kind), rig.rng.randint(1, 3))
+    kinds = rig.rng.sample(FILE_KINDS, rig.rng.randint(1, 3))
     victim.control.arm(*kinds, at=rig.rng.randint(1, 60), after=rig.rng.random() < 0.5)
     rig.work(rig.rng.randint(20, 60), pause_s=0.01)
     struck(victim)
@@ -118,7 +127,7 @@ def struck(victim: CrashDevice) -> bool:
 def kill_in_recovery(rig: Rig, victim: CrashDevice) -> None:
     """Kill a device again while it picks itself up."""
     if rig.rng.random() < 0.5:
-        victim.control.arm(*Kind, at=rig.rng.randint(1, 80), after=rig.rng.random() < 0.5)
+        victim.control.arm(*FILE_KINDS, at=rig.rng.randint(1, 80), after=rig.rng.random() < 0.5)
         victim.launch()
         struck(victim)
     else:
@@ -176,7 +185,7 @@ def kill_in_batch(rig: Rig, kind: Kind, at: int, *, after: bool) -> bool:
     return fired
 
 
-def wait_for_strike_or_rest(rig: Rig, process: subprocess.Popen[bytes]) -> None:
+def wait_for_strike_or_rest(rig: Trial, process: subprocess.Popen[bytes]) -> None:
     """Wait until b is dead, or both hold the same."""
 
     def over() -> bool:

@@ -2,7 +2,8 @@
  *
  * The daemon knows nothing of it. What to count and when to strike stands in a small file that the
  * test maps too (CRASH_CONTROL), so a running daemon can be armed at any time. Calls are told apart
- * by the paths they touch: below CRASH_SHARE (the shared folder) or CRASH_STATE (its state files).
+ * by the paths they touch: below CRASH_SHARE (the shared folder) or CRASH_STATE (its state files). Where an
+ * app's database is shared, CRASH_DATABASE is its path, and CRASH_SHARE the folder that it lies in.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,12 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { STAGE, SYNC, EXCHANGE, RECORD, TREE, KINDS };
+enum { STAGE, SYNC, EXCHANGE, RECORD, TREE, PAGES, FLUSH, CLEAR, SEND, KINDS };
 
 struct control {
     _Atomic uint32_t armed;      /* 0: count nothing */
@@ -35,16 +37,18 @@ struct control {
 };
 
 static struct control *control;
-static const char *share, *state;
-static size_t share_length, state_length;
+static const char *share, *state, *database;
+static size_t share_length, state_length, database_length;
 
 __attribute__((constructor)) static void begin(void) {
     const char *path = getenv("CRASH_CONTROL");
     share = getenv("CRASH_SHARE");
     state = getenv("CRASH_STATE");
+    database = getenv("CRASH_DATABASE");
     if (!path || !share || !state) return;
     share_length = strlen(share);
     state_length = strlen(state);
+    database_length = database ? strlen(database) : 0;
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0) return;
     void *mapped = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -72,6 +76,12 @@ static int is_below(const char *path, const char *top, size_t length) {
     return strncmp(path, top, length) == 0 && (path[length] == '/' || path[length] == 0);
 }
 
+/* The database, or what SQLite puts beside it: journal, WAL, index of that. */
+static int is_of_database(const char *path) {
+    if (!database || strncmp(path, database, database_length) != 0) return 0;
+    return path[database_length] == 0 || path[database_length] == '-';
+}
+
 static int path_of(int fd, char *path, size_t size) {
     char link[40];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -83,13 +93,23 @@ static int path_of(int fd, char *path, size_t size) {
 
 static int armed(void) { return control && atomic_load(&control->armed); }
 
+/* Something sent to another device: TLS writes into its socket. */
+static int on_send(int fd, const char *call) {
+    int family = AF_UNSPEC;
+    socklen_t size = sizeof family;
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
+    return family == AF_INET || family == AF_INET6 ? strike(SEND, call, "to a peer") : 0;
+}
+
 /* A write into, or a cut of, an opened file. */
 static int on_write(int fd, const char *call) {
     char path[4200];
     int before = errno, result = 0;
     if (!armed() || !path_of(fd, path, sizeof path)) return 0;
     if (is_below(path, state, state_length)) result = strike(RECORD, call, path);
+    else if (is_of_database(path)) result = strike(strcmp(call, "ftruncate") ? PAGES : CLEAR, call, path);
     else if (is_below(path, share, share_length)) result = strike(STAGE, call, path);
+    else if (strncmp(path, "socket:", 7) == 0) result = on_send(fd, call);
     errno = before;
     return result;
 }
@@ -99,7 +119,7 @@ static int on_sync(int fd, const char *call) {
     int before = errno, result = 0;
     if (!armed() || !path_of(fd, path, sizeof path)) return 0;
     if (is_below(path, state, state_length)) result = strike(RECORD, call, path);
-    else if (is_below(path, share, share_length)) result = strike(SYNC, call, path);
+    else if (is_below(path, share, share_length)) result = strike(database ? FLUSH : SYNC, call, path);
     errno = before;
     return result;
 }
@@ -114,7 +134,8 @@ static int on_name(int kind, int directory, const char *name, const char *call) 
         size_t length = strlen(path);
         snprintf(path + length, sizeof path - length, "/%s", name);
     } else return 0;
-    if (is_below(path, share, share_length)) result = strike(kind, call, path);
+    if (is_of_database(path)) result = strike(CLEAR, call, path);
+    else if (is_below(path, share, share_length)) result = strike(kind, call, path);
     errno = before;
     return result;
 }

@@ -9,10 +9,9 @@ import subprocess
 from enum import IntEnum
 from pathlib import Path
 
-__all__ = ["Control", "Kind", "compile_shim", "why_no_compiler"]
+__all__ = ["FILE_KINDS", "ROW_KINDS", "Control", "Kind", "compile_shim", "why_no_compiler"]
 
 SOURCE = Path(__file__).with_name("shim.c")
-FIELDS = struct.Struct("=11I480s")
 FIRED, MATCHED, COUNTS = 4, 5, 6
 
 
@@ -29,6 +28,21 @@ class Kind(IntEnum):
     """The share's state written or made durable."""
     TREE = 4
     """Directories, links, modes, times, removals."""
+    PAGES = 5
+    """Pages written into an app's database, its journal or its WAL."""
+    FLUSH = 6
+    """These made durable."""
+    CLEAR = 7
+    """A journal or WAL taken away, or anything of the database cut."""
+    SEND = 8
+    """Something sent to a peer."""
+
+
+FILE_KINDS = (Kind.STAGE, Kind.SYNC, Kind.EXCHANGE, Kind.RECORD, Kind.TREE)
+"""What an apply of files has."""
+ROW_KINDS = (Kind.PAGES, Kind.FLUSH, Kind.CLEAR, Kind.RECORD, Kind.SEND)
+"""What an apply of rows, or a look at an app's rows, has."""
+FIELDS = struct.Struct(f"={COUNTS + len(Kind)}I480s")
 
 
 def why_no_compiler() -> str | None:
@@ -68,7 +82,7 @@ class Control:
         """Begin to count; strike at the `at`-th call of these kinds (0: never)."""
         self.disarm()
         mask = sum(1 << kind for kind in kinds)
-        self.mapped[: FIELDS.size] = FIELDS.pack(0, mask, at, int(after), *[0] * 7, b"")
+        self.mapped[: FIELDS.size] = FIELDS.pack(0, mask, at, int(after), *[0] * (2 + len(Kind)), b"")
         self.mapped[0:4] = struct.pack("=I", 1)
 
     def disarm(self) -> None:
