@@ -22,6 +22,7 @@ from p2psyncd.core.version import Dot
 from p2psyncd.daemon import incarnation, ledger
 from p2psyncd.daemon.ledger import Ledger, Page, Received
 from p2psyncd.daemon.replica import Replica
+from p2psyncd.sources.database.apply import RowApplier
 from p2psyncd.sources.folder.apply import Batch
 from p2psyncd.sources.folder.replace import ExpectedOther, Replacer
 from p2psyncd.sources.source import Outcome
@@ -153,6 +154,10 @@ def rename_before_sync() -> Sequence[Any]:
     return [patch.object(Batch, "sync_contents", sync_contents)]
 
 
+def overlooked() -> Sequence[Any]:
+    return [patch.object(RowApplier, "unsettle", lambda self, keys: None)]
+
+
 MUTANTS = {
     "early-knowledge": Mutant(
         breaks="knowledge is committed before what it speaks of has come",
@@ -203,5 +208,12 @@ MUTANTS = {
         faults="power,cut",
         seeds=range(15, 18),
         kind="folder",
+    ),
+    "overlooked": Mutant(
+        breaks="a row that was held for one that the app deleted is forgotten, where its value went to a new row at once",
+        changes=overlooked,
+        faults="cut,replace,delay,kill,clock,hints",
+        seeds=range(242, 243),
+        kind="database",
     ),
 }
