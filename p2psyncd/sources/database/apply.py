@@ -377,7 +377,10 @@ class RowApplier:
             change = self.change(row)
             if change != (self.places.moved.get(key) or self.places.held.get(key)):
                 step.changes[key] = change
-        step.unsettled &= planner.rows.keys()
+        # A migration gave their tables other keys: nothing is to be said of where they are.
+        strange = step.unsettled - planner.rows.keys()
+        step.changes.update(dict.fromkeys(strange & (self.places.moved.keys() | self.places.held.keys())))
+        step.unsettled -= strange
         for one in simple:
             key = one.pending.item.key
             step.dots[key] = one.pending.item.dot

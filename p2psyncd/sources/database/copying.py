@@ -29,6 +29,7 @@ from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.storage import Stored
 from p2psyncd.sources.database.file import DatabaseAccess
 from p2psyncd.sources.database.hints import installed, read_hints, uninstall
+from p2psyncd.sources.database.keyless import drop_keyless
 from p2psyncd.sources.database.keys import pack_key, unpack_key
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.opening import connect
@@ -145,6 +146,7 @@ def reduce(copy: apsw.Connection, store: Listing, without: Collection[str]) -> N
             delete(rows, schema, written(store, schema, places))
             delete(rows, schema, ((hint.table, hint.pk) for hint in read_hints(copy, schema)))
             stand_ins(copy, schema, places)
+            drop_keyless(copy, schema)
             for table in odd_tables(store, schema):
                 delete(rows, schema, otherwise(store, table))
     for name in private:
@@ -170,7 +172,7 @@ def written(store: Listing, schema: Schema, places: Places) -> Iterator[tuple[st
     for item in store.log_above({BASELINE_ACTOR: 0}, up_to=2**62):
         at = unpack_key(item.key)
         table = schema.tables.get(at.table)
-        if table is None:
+        if table is None or len(at.pk) not in {0, len(table.pk)}:
             continue
         place = places.moved.get(item.key) or natural(at)
         if not place:  # its key is too long to be in the item's

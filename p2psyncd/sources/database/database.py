@@ -40,6 +40,7 @@ from p2psyncd.sources.database.hints import (
     uninstall,
     write_mark,
 )
+from p2psyncd.sources.database.keyless import may_be_keyless
 from p2psyncd.sources.database.keys import unpack_key
 from p2psyncd.sources.database.mend import Mender
 from p2psyncd.sources.database.notes import Notes
@@ -143,6 +144,8 @@ class DatabaseSource:
         self.catching_up = False
         self.seen: dict[tuple[str, Place], Told] = {}
         """What the last scan found in hinted rows."""
+        self.keyless: set[str] = set()
+        """Tables that have, or may have, rows with NULL in their key."""
         self.again = False
         """Whether hints are left that a later scan will drop."""
         self.compared: Notes | None = None
@@ -339,6 +342,7 @@ class DatabaseSource:
                 catch_up=self.catching_up,
                 told=self.seen,
                 counters=self.counters,
+                keyless=self.keyless,
             )
             for finding in scanner.look(look):
                 key = finding.draft.key if isinstance(finding, Observation) else finding.key
@@ -352,7 +356,7 @@ class DatabaseSource:
                 if isinstance(finding, Unapplied):
                     self.last.pop(key, None)  # what was put in place is not what is there now
                 yield finding
-            agreed, self.seen = scanner.agreed, scanner.told
+            agreed, self.seen, self.keyless = scanner.agreed, scanner.told, scanner.keyless
         if scanner.surplus:
             self.discard(scanner.surplus, schema)
         if full and not self.full:
@@ -415,6 +419,7 @@ class DatabaseSource:
             # What was written without triggers was told by no hint.
             self.full = True
         self.schema = schema
+        self.keyless = may_be_keyless(schema)
         if self.row_applier is not None:
             self.row_applier.adopt(schema)
         return schema

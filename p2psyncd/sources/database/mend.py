@@ -197,15 +197,13 @@ class Mender:
                     changes = {column: default_of(table, column) for column in foreign.columns}
             case _:
                 pass
+        if changes.keys() & set(table.pk):
+            changes = {}  # with another value in its key it would be another row
         cells = state_of(child).cells
         let_go = any(not same_cell(cells.get(column), cell) for column, cell in changes.items())
-        if let_go and not any(cell is None and self.is_needed(table, c) for c, cell in changes.items()):
+        if let_go and not any(cell is None and table.column(c).not_null for c, cell in changes.items()):
             drafts[child.key] = draft(child.key, edited(child, changes))
             return
         last = state_of(parent).cells
         if last:
             drafts[parent.key] = draft(parent.key, revived(parent, last))
-
-    def is_needed(self, table: Table, column: str) -> bool:
-        """Return whether a column cannot be NULL."""
-        return table.column(column).not_null or (column in table.pk and not table.key_may_be_null)

@@ -88,7 +88,7 @@ class Planner:
             self.take(item.key, self.view.known[item.key], item if item.live else None, one)
         for key in also:
             self.add(key)
-            if key not in self.rows and unpack_key(key).table in self.schema.tables:
+            if key not in self.rows and self.constraints.table_of(unpack_key(key)) is not None:
                 self.take(key, None, None)
                 self.rows[key].has_gone = True
         size = -1
@@ -119,7 +119,7 @@ class Planner:
         """Take in a row that is applied."""
         if key not in self.rows:
             applied = self.view.applied(key)
-            if applied is None or unpack_key(key).table not in self.schema.tables:
+            if applied is None or self.constraints.table_of(unpack_key(key)) is None:
                 return
             self.take(key, applied, applied.item)
         if because is not None:

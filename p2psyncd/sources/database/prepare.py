@@ -11,7 +11,7 @@ from p2psyncd.sources.database.row import RowState, state_of
 from p2psyncd.sources.database.rows import keeps
 from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.show import HELD, Place, as_value
-from p2psyncd.sources.database.values import Value, row_hash
+from p2psyncd.sources.database.values import Ref, Value, row_hash
 from p2psyncd.sources.source import Applied, Failed, Outcome
 
 __all__ = ["Prepared", "prepare"]
@@ -40,14 +40,15 @@ def prepare(pending: Pending, constraints: Constraints) -> Prepared | Outcome:
         state = state_of(item)
     except ValueError as error:
         return Failed(key=item.key, reason=f"it is no row: {error}")
-    table = constraints.schema.tables.get(at.table)
+    table = constraints.table_of(at)
     if table is None:
+        # It waits for the table, or for a migration that gives it such a key.
         return Applied(key=item.key, state=HELD if item.live else b"")
     if not item.live:
         return Prepared(pending, at, table, state, {}, (), b"")
     cells, here = state.cells, constraints.affinities[at.table]
-    if cells.keys() == here.keys() and at.table not in constraints.referring:
-        goal: dict[str, Value] = dict(cells)  # type: ignore[arg-type]  # no reference is among them
+    if cells.keys() == here.keys() and Ref not in map(type, cells.values()):
+        goal: dict[str, Value] = dict(cells)  # type: ignore[arg-type]
     else:
         goal = {name: as_value(cell) for name, cell in cells.items() if name in here}
     try:

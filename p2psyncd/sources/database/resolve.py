@@ -22,6 +22,7 @@ import apsw
 
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import Stored
+from p2psyncd.sources.database.fitting import Fitting
 from p2psyncd.sources.database.indexes import OddUnique
 from p2psyncd.sources.database.keys import RowKey, collate, fresh_pk, pack_key
 from p2psyncd.sources.database.names import quoted
@@ -170,6 +171,7 @@ class Constraints:
         self.roots = reference_roots(schema)
         self.births = {name: table.has_births(schema) for name, table in schema.tables.items()}
         self.affinities = {name: affinities(table) for name, table in schema.tables.items()}
+        self.fitting = Fitting(schema, self.roots)
         self.referring = {table for table, _ in self.roots}
         """The tables with columns that refer to rows with births."""
         self.kept: dict[tuple[object, ...], bool] = {}
@@ -201,6 +203,10 @@ class Constraints:
             here = self.affinities[table]
             kept = self.kept[types] = all(keeps_type(here[name], type(one)) for name, one in values.items())
         return kept
+
+    def table_of(self, at: RowKey) -> Table | None:
+        """Return the table that a row with a key is in; None if there is none that can have it."""
+        return self.fitting.table_of(at)
 
     def of(self, table: Table) -> list[Uniqueness]:
         """Return the constraints of a table: its key only where two rows may come to have the same."""

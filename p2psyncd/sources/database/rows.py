@@ -19,7 +19,7 @@ from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.values import RawText, Value, text_of
 
-__all__ = ["Rows", "affinities", "bound", "keeps", "keeps_type"]
+__all__ = ["Rows", "affinities", "affinity", "bound", "keeps", "keeps_type"]
 
 Place = tuple[Value, ...]
 # Keys looked up at once; of only a few lengths of statement SQLite keeps prepared.

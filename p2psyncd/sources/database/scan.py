@@ -21,7 +21,9 @@ from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.sources.database.defaults import UnknownDefault, default_of
+from p2psyncd.sources.database.fitting import Fitting
 from p2psyncd.sources.database.hints import Hint
+from p2psyncd.sources.database.keyless import keyless_errors
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, identities, new_birth, pack_key, unpack_key
 from p2psyncd.sources.database.migration import Changes, changes_of, hashes_of
 from p2psyncd.sources.database.row import (
@@ -80,6 +82,8 @@ class Look:
     """What an earlier scan found in hinted rows."""
     counters: Mapping[str, Collection[str]] = field(default_factory=dict)
     """The columns to which an app's writes add, by table."""
+    keyless: Collection[str] = ()
+    """Tables that may have rows with NULL in their key."""
 
 
 class Sighting(NamedTuple):
@@ -127,6 +131,8 @@ class Scanner:
         """Rows that are to go, because the store knows of none there."""
         self.agreed: list[Hint] = []
         """Hints about rows that are as the store has them."""
+        self.keyless: set[str] = set()
+        """Tables that have rows with NULL in their key."""
         self.told: dict[tuple[str, Place], Told] = {}
         """What the hinted rows are that differ."""
         self.defaults: dict[tuple[str, str], Value] = {}
@@ -148,6 +154,10 @@ class Scanner:
             # A row that is asked for may be hinted at, too, and has one birth: when it was touched.
             if table is None or (hint.table, hint.pk) in hinted:
                 continue
+            if table.key_may_be_null and None in hint.pk:
+                self.keyless.add(table.name)
+                self.agreed.append(hint)
+                continue
             hinted[hint.table, hint.pk] = hint
             if hint.table not in look.compare:
                 found = self.sight(table, hint.pk, hint.ms)
@@ -160,6 +170,14 @@ class Scanner:
             yield from self.compare(look, hinted)
         for at in range(0, len(sightings), PAGE_ROWS):
             yield from self.findings(sightings[at : at + PAGE_ROWS], look)
+        yield from self.look_for_keyless({*look.keyless, *look.compare, *self.keyless})
+
+    def look_for_keyless(self, tables: Collection[str]) -> Iterator[ItemError]:
+        """Yield which tables have rows with NULL in their key."""
+        self.keyless.clear()
+        for name, error in keyless_errors(self.connection, self.schema, tables):
+            self.keyless.add(name)
+            yield error
 
     def not_yet_recorded(self, look: Look) -> list[Hint]:
         """Return the hints about rows that are to be looked at: what was told of the others is recorded by now."""
@@ -247,18 +265,13 @@ class Scanner:
         """Yield what differs in whole tables, parents before their children."""
         for table in in_order(self.schema, look.compare):
             yield from self.compare_table(table, look, hinted)
-        present = [
-            row.item.key
-            for row in self.store.withheld()
-            if (name := unpack_key(row.item.key).table) in look.compare
-            and (
-                name not in look.known
-                or {c.name for c in self.schema.tables[name].columns} - set(look.known[name])
-            )
-        ]
-        for key in present:
-            if key not in self.places.held:
-                yield Unapplied(key=key)
+        fitting = Fitting(self.schema, self.identities.roots)
+        for row in self.store.withheld():
+            # What waited for a table, or for one with such a key.
+            at = unpack_key(row.item.key)
+            waits = row.item.key not in self.places.held
+            if waits and at.table in look.compare and fitting.table_of(at) is not None:
+                yield Unapplied(key=row.item.key)
 
     def compare_table(
         self, table: Table, look: Look, hinted: Mapping[tuple[str, Place], Hint]
@@ -272,9 +285,12 @@ class Scanner:
         page: list[Sighting] = []
         for values in self.rows.all(table):
             place = tuple(values[column] for column in table.pk)
+            if table.key_may_be_null and None in place:
+                continue
             hint = hinted.get((table.name, place))
             state = row_hash(values)
-            entry = listed.pop(place[0] if births else self.plain_key(table, place), None)
+            numbered = births and type(place[0]) is int
+            entry = listed.pop(place[0] if numbered else self.plain_key(table, place), None)
             if entry is None:
                 # What was written between the making of the hints and the first sight was there at that.
                 fresh = hint is not None and not look.baseline
@@ -305,18 +321,19 @@ class Scanner:
         return self.identities.at(table, place) or self.new_key(table, place, None)
 
     def listed_rows(self, table: Table) -> dict[object, tuple[bytes, bytes]]:
-        """Return (key, state) of a table's shown rows: by number where they have births, else by key."""
+        """Return (key, state) of a table's shown rows: by number if they may have births, else by key."""
         births = table.has_births(self.schema)
         found: dict[object, tuple[bytes, bytes]] = {}
         prefix = pack_key(table.name, (0,)).partition(b"/")[0]
         for row in self.store.below(prefix):
             if row.state in {b"", HELD}:
                 continue
+            name: object = row.key
             if births:
                 place = self.places.moved.get(row.key) or unpack_key(row.key).pk
-                found[place[0]] = (row.key, row.state)
-            else:
-                found[row.key] = (row.key, row.state)
+                if len(place) == 1 and type(place[0]) is int:
+                    name = place[0]
+            found[name] = (row.key, row.state)
         return found
 
     # From rows to findings
@@ -481,7 +498,8 @@ class Scanner:
             table = self.schema.tables[name]
             if len(table.pk) != 1:
                 continue
-            keys = {one.place[0]: one.key for one in gone if one.table.name == name}
+            # The table may have got another key: then no row refers to one by that.
+            keys = {one.place[0]: one.key for one in gone if one.table.name == name and len(one.place) == 1}
             for child in self.schema.tables.values():
                 for foreign in child.foreign_keys:
                     if foreign.parent == name and foreign.parent_columns == table.pk:

@@ -30,6 +30,7 @@ __all__ = [
     "View",
     "key_values",
     "natural",
+    "pack",
     "place_of",
     "reference_roots",
 ]
