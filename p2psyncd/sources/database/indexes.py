@@ -18,7 +18,7 @@ import apsw.ext
 
 from p2psyncd.sources.database.names import quoted
 
-__all__ = ["OddUnique", "Unique", "read_uniques"]
+__all__ = ["TOKEN", "OddUnique", "Unique", "is_word", "joined", "names_in", "read_uniques"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,16 @@ class Unique:
         return " OR ".join(
             f"NEW.{quoted(column)} COLLATE {quoted(collation)} IS NOT OLD.{quoted(column)}"
             for column, collation in zip(self.columns, self.collations, strict=True)
+        )
+
+    def as_odd(self) -> OddUnique:
+        """Return the same as an index over expressions, each of which is a column."""
+        return OddUnique(
+            name=self.name,
+            terms=tuple(map(quoted, self.columns)),
+            collations=self.collations,
+            where="",
+            columns=self.columns,
         )
 
 

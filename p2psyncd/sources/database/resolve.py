@@ -11,14 +11,11 @@ What is decided together must be a whole: all rows that share a value or number,
 to that. Then it does not matter what else is decided with it: the order of the rows of one whole is the same.
 """
 
-# ruff: noqa: S608 - names are quoted, values are bound.
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import apsw
 
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import Stored
@@ -27,8 +24,9 @@ from p2psyncd.sources.database.indexes import OddUnique
 from p2psyncd.sources.database.keys import RowKey, collate, fresh_pk, pack_key
 from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.row import RowState, Stamp
-from p2psyncd.sources.database.rows import affinities, bound, keeps_type
+from p2psyncd.sources.database.rows import affinities, keeps_type
 from p2psyncd.sources.database.schema import Schema, Table
+from p2psyncd.sources.database.scratch import Scratch
 from p2psyncd.sources.database.show import Place, as_value, reference_roots
 from p2psyncd.sources.database.values import Cell, RawText, Ref, Value
 
@@ -132,8 +130,8 @@ class Uniqueness:
     collations: tuple[str, ...]
     odd: OddUnique | None = None
     """An index over expressions, or over some of the rows."""
-    scratch: apsw.Connection | None = None
-    """Where its expressions are worked out."""
+    scratch: Scratch | None = None
+    """Where its values are worked out."""
 
     def values(
         self, cells: Mapping[str, Cell], number: Callable[[str, Cell], Value]
@@ -147,20 +145,11 @@ class Uniqueness:
         if any(column not in cells for column in self.columns):
             return None
         shown = {column: number(column, cells[column]) for column in self.columns}
-        found = tuple(shown.values()) if self.odd is None else self.worked_out(self.odd, shown)
+        if self.odd is None or self.scratch is None:
+            found: tuple[Value, ...] | None = tuple(shown.values())
+        else:
+            found = self.scratch.work_out(self.odd, shown)
         return None if found is None or None in found else found
-
-    def worked_out(self, odd: OddUnique, values: Mapping[str, Value]) -> tuple[Value, ...] | None:
-        """Return what an index holds for a row; None if it holds nothing, or that cannot be said."""
-        assert self.scratch is not None
-        names = ", ".join(f"? AS {quoted(column)}" for column in values)
-        where = f" WHERE {odd.where}" if odd.where else ""
-        terms = ", ".join(f"({term})" for term in odd.terms)
-        sql, bindings = bound(f"SELECT {terms} FROM (SELECT {names}){where}", tuple(values.values()))
-        try:
-            return self.scratch.execute(sql, bindings).fetchone()
-        except (apsw.SQLError, UnicodeDecodeError):
-            return None
 
 
 class Constraints:
@@ -211,20 +200,18 @@ class Constraints:
     def of(self, table: Table) -> list[Uniqueness]:
         """Return the constraints of a table: its key only where two rows may come to have the same."""
         generated = {column.name for column in table.columns if column.generated}
+        plain = [unique for unique in table.uniques if generated.isdisjoint(unique.columns)]
         found: list[Uniqueness] = []
         if not self.births[table.name]:
             by_name = {column.name: column.collation for column in table.columns}
             found.append(Uniqueness(table.pk, tuple(by_name[column] for column in table.pk)))
-        for unique in table.uniques:
-            if not generated.intersection(unique.columns):
-                collations = unique.collations or ("BINARY",) * len(unique.columns)
-                found.append(Uniqueness(unique.columns, collations))
-        scratch = apsw.Connection(":memory:") if table.odd_uniques else None
-        found += [
-            Uniqueness(odd.columns, odd.collations, odd, scratch)
-            for odd in table.odd_uniques
-            if not generated.intersection(odd.columns)
-        ]
+        found += [Uniqueness(unique.columns, unique.collations) for unique in plain]
+        odd = [*table.odd_uniques, *(unique.as_odd() for unique in table.uniques if unique not in plain)]
+        if odd:
+            scratch = Scratch(table)
+            found += [
+                Uniqueness(scratch.stored(table, one.columns), one.collations, one, scratch) for one in odd
+            ]
         return found
 
     def column_of(self, unique: Uniqueness, place: int) -> str:

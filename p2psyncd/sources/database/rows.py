@@ -157,7 +157,7 @@ class Rows:
             for term, collation in zip(odd.terms, odd.collations, strict=True)
         ]
         return self.table(table).find(
-            " AND ".join([*parts, f"({odd.where})"] if odd.where else parts), values
+            " AND ".join([f"({odd.where})", *parts] if odd.where else parts), values
         )
 
     def delete(self, table: Table, places: Iterable[Place]) -> None:
