@@ -9,7 +9,7 @@ file says whether the transaction was committed, and its outcomes are taken with
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import apsw
@@ -35,6 +35,7 @@ from p2psyncd.sources.database.objects import CutOff, Objects
 from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.prepare import Prepared, prepare
 from p2psyncd.sources.database.resolve import Constraints, Row
+from p2psyncd.sources.database.retrying import Retries
 from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import Schema, read_schema, schema_version
@@ -106,6 +107,7 @@ class RowApplier:
         self.propagate = propagate
         self.without = without
         self.places = Places.load(store)
+        self.retries = Retries()
         self.noted: int | None = None
         """The number of an intent that is not durable yet."""
         self.constraints = self.adopted = Constraints(schema)
@@ -121,6 +123,7 @@ class RowApplier:
         """
         if schema is not self.adopted.schema:
             self.adopted = Constraints(schema)
+            self.retries.all = True
 
     @property
     def schema(self) -> Schema:
@@ -139,6 +142,7 @@ class RowApplier:
         self.constraints = self.adopted
         objects = [pending for pending in batch if pending.item.key.startswith(OBJECTS)]
         outcomes = self.make_objects(objects) if objects else []
+        self.unsettle(())
         rows: list[Prepared] = []
         for pending in batch:
             if pending.item.key.startswith(OBJECTS):
@@ -157,12 +161,15 @@ class RowApplier:
             outcomes += self.piece(rows[at : at + size])
         return outcomes
 
-    def unsettle(self, keys: Iterable[bytes]) -> None:
+    def unsettle(self, keys: Collection[bytes]) -> None:
         """Note that local changes of some rows may have consequences: for rows that were held for them, say.
 
         Cheap where no row is anything but what its key says.
         """
         touched = {key for key in keys if self.may_matter(key)} if self.places else set()
+        if self.places.held:
+            touched |= self.retries.due(self.places, {unpack_key(key).table for key in keys})
+        touched |= self.retries.start(self.places)
         if not touched <= self.places.unsettled:
             self.places.unsettled = self.places.unsettled | touched
             self.places.save(self.store)
@@ -346,6 +353,7 @@ class RowApplier:
                     plain = False  # they are written again one by one, like all others
                 except Broken:
                     broken.update(writer.find_broken())
+                    self.retries.alone |= writer.alone
                 else:
                     return self.conclude(planner, writer, others, simple)
         return Step(
@@ -381,6 +389,8 @@ class RowApplier:
         strange = step.unsettled - planner.rows.keys()
         step.changes.update(dict.fromkeys(strange & (self.places.moved.keys() | self.places.held.keys())))
         step.unsettled -= strange
+        if self.places.held:
+            step.unsettled |= self.retries.due(self.places, writer.freed) - planner.rows.keys()
         for one in simple:
             key = one.pending.item.key
             step.dots[key] = one.pending.item.dot

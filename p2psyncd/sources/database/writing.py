@@ -43,6 +43,8 @@ class Writer:
         self.stuck = {
             planner.wholes.of(row.key) for row in planner.rows.values() if row.troubled and self.differs(row)
         }
+        self.alone: set[bytes] = set()
+        """Rows that break a constraint whatever other rows hold; see `find_broken`."""
         self.wrote = False
         self.gone: list[Row] = []
         self.new: list[Row] = []
@@ -146,6 +148,8 @@ class Writer:
                     alone = code in OF_THE_ROW_ALONE or isinstance(error, apsw.SQLError)
                     has_image = row.state is not None and bool(row.state.image)
                     found[row.key] = 1 if alone and has_image and not row.broken else 2
+                    if alone:
+                        self.alone.add(row.key)
         finally:
             self.connection.execute("ROLLBACK TO probe")
             self.connection.execute("RELEASE probe")
@@ -158,6 +162,11 @@ class Writer:
             self.file.insert(row.table, tuple(values), [tuple(values.values())])
         else:
             self.file.update(row.table, changes, [updated(row, changes)])
+
+    @property
+    def freed(self) -> set[str]:
+        """The tables of which rows went or changed."""
+        return {row.table.name for row in (*self.gone, *(row for row, _ in self.changed))}
 
     # What is there then
 
