@@ -5,11 +5,11 @@ write hints, so they come and go with the app's transactions, whatever program w
 
 - The triggers name only columns of keys and of unique indexes: SQLite refuses to drop a column that a trigger names. It
   refuses to drop these anyway, but for one case: an app that drops a unique index, and then a column of it before the daemon has made the
-  triggers anew, is refused.
+  triggers anew, is refused (decision 0022).
 - A hint is written as UPDATE, and as INSERT where that found none. Neither can meet a conflict, because the conflict clause of the app's
   statement would override ours: under INSERT OR IGNORE a hint would be dropped.
 - What a REPLACE evicts fires no DELETE trigger (unless recursive_triggers is on). So whoever holds a unique value that is about to be taken is
-  hinted beforehand. A hint too many is harmless: rows are compared, not believed.
+  hinted beforehand; so is whoever has the rowid, where that is not the key. A hint too many is harmless: rows are compared, not believed.
 - Everything here runs in SQLite 3.11 and under trusted_schema=OFF. (Before 3.25, and with legacy_alter_table, renaming a table does not rename
   it within triggers: if it has unique indexes, the next write to it fails until the daemon has made them anew.)
 - What fires no trigger leaves no hint: incremental writes into a blob (sqlite3_blob_write), and apps that switch triggers off. A scan in full finds it.
@@ -162,6 +162,20 @@ def triggers(hints: HintTable) -> Iterator[Made]:
         yield trigger(hints, f"b{n}", "BEFORE INSERT", holder, touch_holder(hints, claim))
         changed = f"({unique.change()}) AND {holder}"
         yield trigger(hints, f"c{n}", "BEFORE UPDATE", changed, touch_holder(hints, claim))
+    if rowid := name_of_rowid(hints.table):
+        claim = f"holder.{rowid} = NEW.{rowid}"
+        holder = f"EXISTS(SELECT 1 FROM {quoted(hints.table.name)} AS holder WHERE {claim})"
+        yield trigger(hints, "r", "BEFORE INSERT", holder, touch_holder(hints, claim))
+        changed = f"NEW.{rowid} IS NOT OLD.{rowid} AND {holder}"
+        yield trigger(hints, "s", "BEFORE UPDATE", changed, touch_holder(hints, claim))
+
+
+def name_of_rowid(table: Table) -> str:
+    """Return what an app may call the rowid of a table that has another key; empty if there is nothing like that."""
+    if table.rowid or table.without_rowid:
+        return ""
+    taken = {column.name.lower() for column in table.columns}
+    return next((name for name in ("rowid", "oid", "_rowid_") if name not in taken), "")
 
 
 def trigger(hints: HintTable, letter: str, event: str, when: str, body: str) -> Made:

@@ -220,6 +220,22 @@ def test_who_has_a_value_is_looked_up_in_the_index_over_expressions_or_some_rows
     assert [step.split(" (")[0] for step in steps] == ["SEARCH holder USING INDEX i"]
 
 
+@pytest.mark.parametrize(
+    "columns", ["k TEXT PRIMARY KEY, v", "k INT PRIMARY KEY, rowid, oid", "k, v, PRIMARY KEY(k, v)"]
+)
+def test_a_row_evicted_from_its_rowid_is_hinted_where_that_is_not_its_key(columns: str) -> None:
+    app = opened(f"CREATE TABLE t({columns})")
+    app.execute("INSERT INTO t(_rowid_, k) VALUES(5, 'old'), (6, 'other')")
+    taken(app)
+    app.execute("REPLACE INTO t(_rowid_, k) VALUES(5, 'new')")
+    assert {key[0] for _, key in taken(app)} == {"old", "new"}
+    app.execute("UPDATE OR REPLACE t SET _rowid_ = 6 WHERE k = 'new'")
+    assert {key[0] for _, key in taken(app)} == {"new", "other"}
+    app.execute("UPDATE t SET k = 'newer'")
+    app.execute("INSERT INTO t(k) VALUES('another')")
+    assert {key[0] for _, key in taken(app)} == {"new", "newer", "another"}
+
+
 def test_a_row_evicted_through_a_unique_generated_column_is_hinted() -> None:
     app = opened("CREATE TABLE t(id INTEGER PRIMARY KEY, a, g AS (a % 10) UNIQUE)")
     app.execute("INSERT INTO t VALUES(1, 11), (2, 22)")
