@@ -14,8 +14,11 @@ to that. Then it does not matter what else is decided with it: the order of the 
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import apsw
 
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import Stored
@@ -45,6 +48,8 @@ __all__ = [
     "parent_of",
     "with_new_parents",
 ]
+
+log = logging.getLogger(__name__)
 
 Token = object
 Claim = tuple[str, int, tuple[Token, ...]]
@@ -207,12 +212,16 @@ class Constraints:
             found.append(Uniqueness(table.pk, tuple(by_name[column] for column in table.pk)))
         found += [Uniqueness(unique.columns, unique.collations) for unique in plain]
         odd = [*table.odd_uniques, *(unique.as_odd() for unique in table.uniques if unique not in plain)]
-        if odd:
-            scratch = Scratch(table)
-            found += [
-                Uniqueness(scratch.stored(table, one.columns), one.collations, one, scratch) for one in odd
-            ]
-        return found
+        if not odd:
+            return found
+        try:
+            scratch = Scratch(table, odd)
+        except apsw.SQLError as error:
+            log.warning("indexes_not_understood table=%r error=%r", table.name, str(error))
+            return found
+        return found + [
+            Uniqueness(scratch.stored(table, one.columns), one.collations, one, scratch) for one in odd
+        ]
 
     def column_of(self, unique: Uniqueness, place: int) -> str:
         """Return the column that a part of a constraint is; empty if it is an expression."""

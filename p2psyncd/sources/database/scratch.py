@@ -8,7 +8,7 @@ into a table in memory that has the app's columns, and nothing that could stand 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import apsw
 
@@ -27,18 +27,25 @@ def generated_from(table: Table) -> dict[str, tuple[str, frozenset[str]]]:
     found: dict[str, tuple[str, frozenset[str]]] = {}
     for part in parts_of(table.sql) if generated else ():
         name = generated.get(next(names_in(part[:1]), ""))
-        begin = next((n for n, token in enumerate(part) if is_word(token, "AS")), None)
-        if name is None or begin is None:
+        if name is None:
             continue
-        depth, end = 1, begin + 2
-        while depth:
-            depth += (part[end][0] == "(") - (part[end][0] == ")")
-            end += 1
-        expression = part[begin + 2 : end - 1]
+        expression = expression_of(part)
         named = set(names_in(expression))
         columns = frozenset(column.name for column in table.columns if column.name.lower() in named)
         found[name] = (joined(expression), columns)
     return found
+
+
+def expression_of(part: list[re.Match[str]]) -> list[re.Match[str]]:
+    """Return what stands in parentheses after the AS of a generated column, which is in none itself."""
+    depth = begin = 0
+    for at, token in enumerate(part):
+        if not depth and is_word(token, "AS"):
+            begin = at + 2
+        depth += (token[0] == "(") - (token[0] == ")")
+        if begin and at >= begin and not depth:
+            return part[begin:at]
+    return []
 
 
 def parts_of(sql: str) -> Iterator[list[re.Match[str]]]:
@@ -62,12 +69,20 @@ def parts_of(sql: str) -> Iterator[list[re.Match[str]]]:
 class Scratch:
     """A table in memory with one row."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, indexes: Collection[OddUnique]) -> None:
+        """Make it.
+
+        Raises:
+            apsw.SQLError: The indexes need what only the app has: a function, say.
+        """
         self.generated = generated_from(table)
+        needed = self.needed(column for index in indexes for column in index.columns)
         self.connection = apsw.Connection(":memory:")
         self.name = quoted(table.name)
         columns = []
         for column in table.columns:
+            if column.name not in needed:
+                continue
             kind = affinity(column.type, strict=table.strict)
             declared = f"{quoted(column.name)} {kind} COLLATE {quoted(column.collation)}"
             if column.name in self.generated:
@@ -79,12 +94,18 @@ class Scratch:
 
     def stored(self, table: Table, columns: Collection[str]) -> tuple[str, ...]:
         """Return the stored columns that some columns depend on, in the table's order."""
-        wanted, waiting = set(columns), [*columns]
+        needed = self.needed(columns)
+        return tuple(column.name for column in table.stored if column.name in needed)
+
+    def needed(self, columns: Iterable[str]) -> set[str]:
+        """Return columns with all that they depend on."""
+        needed = set(columns)
+        waiting = [*needed]
         while waiting:
             _, further = self.generated.get(waiting.pop(), ("", frozenset()))
-            waiting += further - wanted
-            wanted |= further
-        return tuple(column.name for column in table.stored if column.name in wanted)
+            waiting += further - needed
+            needed |= further
+        return needed
 
     def work_out(self, odd: OddUnique, values: Mapping[str, Value]) -> tuple[Value, ...] | None:
         """Return what an index holds for a row; None if it holds nothing, or that cannot be said."""

@@ -28,7 +28,7 @@ def test_expressions_of_generated_columns_are_found_in_whatever_way_they_are_wri
     schema = schema_of(
         """CREATE TABLE "t (a, b"(a TEXT DEFAULT (lower('x) AS (')), -- b AS (a)
              [b c] INTEGER GENERATED ALWAYS AS ((length(a) + 1) * 2) STORED UNIQUE,
-             `d` AS("b c" || A) VIRTUAL, k INTEGER PRIMARY KEY, CHECK (CAST(k AS INT) > 0))"""
+             `d` NUM CHECK (d <> CAST('2' AS INT)) AS("b c" || A) VIRTUAL, k INTEGER PRIMARY KEY, CHECK (CAST(k AS INT) > 0))"""
     )
     table = schema.tables["t (a, b"]
     assert generated_from(table) == {
@@ -57,6 +57,24 @@ def test_an_index_holds_for_a_row_what_it_holds_in_the_file(
     ddl: str, cells: dict[str, Value], values: tuple[Value, ...] | None
 ) -> None:
     assert held(f"CREATE TABLE {ddl.replace('t(id', 't(id INTEGER PRIMARY KEY', 1)})", **cells) == values
+
+
+def test_what_only_the_app_has_does_no_harm_where_it_is_not_needed() -> None:
+    columns = (
+        "id INTEGER PRIMARY KEY, a TEXT, b TEXT COLLATE unicase, g AS (unaccent(a)), h AS (lower(a)) UNIQUE"
+    )
+    app = apsw.Connection(":memory:")
+    app.create_collation("unicase", lambda a, b: (a > b) - (a < b))
+    app.create_scalar_function("unaccent", lambda text: text, deterministic=True)
+    app.execute(f"CREATE TABLE t({columns}); CREATE UNIQUE INDEX i ON t(a) WHERE a > 'x'")
+    assert [unique.columns for unique in Constraints(read_schema(app)).unique["t"]] == [("a",), ("a",)]
+
+
+def test_an_index_that_needs_what_only_the_app_has_says_nothing() -> None:
+    app = apsw.Connection(":memory:")
+    app.create_scalar_function("unaccent", lambda text: text, deterministic=True)
+    app.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, g AS (unaccent(a)) UNIQUE)")
+    assert Constraints(read_schema(app)).unique["t"] == []
 
 
 @pytest.fixture
