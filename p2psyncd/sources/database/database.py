@@ -9,7 +9,7 @@ is shown where, `apply` writes, `mend` looks after rows whose parents are delete
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,11 +43,12 @@ from p2psyncd.sources.database.hints import (
 from p2psyncd.sources.database.keyless import may_be_keyless
 from p2psyncd.sources.database.keys import unpack_key
 from p2psyncd.sources.database.mend import Mender
+from p2psyncd.sources.database.moments import Moments, OneMoment, SchemaChanged, Steps, locks_apps_out
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.opening import connect
 from p2psyncd.sources.database.row import draft, is_sound, join, knows_baseline, removed, state_of
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.scan import Look, Scanner, Told, known_by_now
+from p2psyncd.sources.database.scan import Finding, Look, Scanner, Told, known_by_now
 from p2psyncd.sources.database.schema import Schema, Table, read_schema, schema_version
 from p2psyncd.sources.database.show import Catalogue, Place, Places, Settings, place_of
 from p2psyncd.sources.database.watch import Watcher
@@ -307,62 +308,122 @@ class DatabaseSource:
 
     # Looking
 
-    def scan(self, dirty: Dirty) -> Iterator[Observation | ItemError | Unapplied]:
+    def scan(self, dirty: Dirty) -> Iterator[Finding]:
         """Compare the hinted rows with what the store lists; all rows where hints may have been lost."""
         self.recover()  # if an app had the file locked before
         self.applied.clear()
-        schema = self.prepare()
-        notes = Notes.load(self.catalogue)
-        if self.copy is not None and not notes.baselined:
-            yield from self.look_at_copy(self.copy, schema)
-            return
         if self.copy is not None:
+            if not Notes.load(self.catalogue).baselined:
+                yield from self.look_at_copy(self.copy, self.prepare())
+                return
             self.forget_copy()
-        actor = self.catalogue.actor()
-        durable = False
-        agreed: list[Hint] = []
         if self.catching_up:
-            with self.access.writing(quiet=True) as connection:
-                # They are as old as the rows.
-                drop_hints(connection, read_hints(connection, schema))
-        with self.looking() as (connection, schema):
-            full = self.full or self.guard.doubtful or notes.version != schema.version or not notes.baselined
-            self.full = self.guard.doubtful = False
-            hints = [] if self.looks_only else read_hints(connection, schema)
-            touched = {(hint.table, hint.pk) for hint in hints}
-            hints += [one for one in self.asked(dirty.keys, schema) if (one.table, one.pk) not in touched]
-            scanner = Scanner(
-                connection, self.catalogue, schema, actor, self.clock.now_us() // 1000, faults=self.faults
-            )
-            look = Look(
-                hints=hints,
-                compare=frozenset(schema.tables) if full else (),
-                known=notes.tables,
-                baseline=not notes.baselined,
-                catch_up=self.catching_up,
-                told=self.seen,
-                counters=self.counters,
-                keyless=self.keyless,
-            )
-            for finding in scanner.look(look):
-                key = finding.draft.key if isinstance(finding, Observation) else finding.key
-                if key in self.applied:
-                    self.full |= full  # the file was read before that, the store after
-                    continue
-                if not durable:
-                    # No peer is to know of what a power cut could still undo here.
-                    self.access.make_durable()
-                    durable = True
-                if isinstance(finding, Unapplied):
-                    self.last.pop(key, None)  # what was put in place is not what is there now
-                yield finding
-            agreed, self.seen, self.keyless = scanner.agreed, scanner.told, scanner.keyless
+            self.forget_hints()
+        full = False
+        try:
+            with self.looking() as (connection, schema):
+                notes = Notes.load(self.catalogue)
+                full = (
+                    self.full or self.guard.doubtful or notes.version != schema.version or not notes.baselined
+                )
+                self.full = self.guard.doubtful = False
+                look = Look(
+                    hints=self.hints(connection, schema, dirty.keys),
+                    compare=frozenset(schema.tables) if full else (),
+                    known=notes.tables,
+                    baseline=not notes.baselined,
+                    catch_up=self.catching_up,
+                    told=self.seen,
+                    counters=self.counters,
+                    keyless=self.keyless,
+                )
+                scanner = self.scanner(OneMoment(connection), schema)
+                found: Iterator[Finding] = scanner.look(look)
+                in_steps = locks_apps_out(connection)
+                if not in_steps:
+                    yield from self.passed_on(found, full=full)
+                elif not full or self.catching_up:
+                    # It is over before anybody else takes what was found.
+                    found, in_steps = iter(list(found)), False
+            if in_steps:
+                scanner = yield from self.look_in_steps(schema, look, dirty.keys)
+            else:
+                yield from self.passed_on(found, full=full)
+        except SchemaChanged:
+            self.full = self.again = True
+            return
+        except BaseException:
+            self.full |= full
+            raise
+        self.conclude(scanner, notes.after(schema) if full else None, at_once=bool(dirty.keys))
+
+    def look_in_steps(
+        self, schema: Schema, look: Look, asked: Collection[bytes]
+    ) -> Generator[Finding, None, Scanner]:
+        """Compare every row in short transactions, then look at what an app has touched before or meanwhile; return who looked.
+
+        Raises:
+            SchemaChanged: The app has changed its tables.
+        """
+        steps = Steps(self.access.reading, schema, leave_touched=not look.baseline)
+        walker = self.scanner(steps, schema)
+        yield from self.passed_on(walker.look(replace(look, hints=())), full=True)
+        if look.baseline:
+            walker.unsettled = True  # whatever was touched meanwhile is for the next look
+            return walker
+        with steps.open() as rows:
+            hints = self.hints(rows.connection, schema, asked)
+            # What was found before it was touched may not be recorded yet.
+            hints = [hint for hint in hints if (hint.table, hint.pk) not in walker.found]
+            scanner = self.scanner(OneMoment(rows.connection), schema)
+            found = list(scanner.look_at_rows(replace(look, compare=(), hints=hints, told={})))
+        yield from self.passed_on(found, full=True)
+        scanner.keyless |= walker.keyless
+        scanner.unsettled |= bool(walker.found)
+        return scanner
+
+    def passed_on(self, found: Iterable[Finding], *, full: bool) -> Iterator[Finding]:
+        """Yield what was found, but for what was applied since the look began."""
+        durable = False
+        for finding in found:
+            key = finding.draft.key if isinstance(finding, Observation) else finding.key
+            if key in self.applied:
+                self.full |= full  # the file was read before that, the store after
+                continue
+            if not durable:
+                # No peer is to know of what a power cut could still undo here.
+                self.access.make_durable()
+                durable = True
+            if isinstance(finding, Unapplied):
+                self.last.pop(key, None)  # what was put in place is not what is there now
+            yield finding
+
+    def conclude(self, scanner: Scanner, after: Notes | None, *, at_once: bool) -> None:
+        """Take note of what a look has found; `after`: what is to be kept in mind of one at every row."""
+        self.seen, self.keyless = scanner.told, scanner.keyless
         if scanner.surplus:
-            self.discard(scanner.surplus, schema)
-        if full and not self.full:
-            self.compared, self.catching_up = notes.after(schema), False
-        self.again = len(hints) > len(agreed)
-        self.drop([hint for hint in agreed if hint.n != ASKED], at_once=bool(dirty.keys))
+            self.discard(scanner.surplus, scanner.schema)
+        if after is not None and not self.full:
+            self.compared, self.catching_up = after, False
+        self.again = scanner.unsettled
+        self.drop([hint for hint in scanner.agreed if hint.n != ASKED], at_once=at_once)
+
+    def scanner(self, moments: Moments, schema: Schema) -> Scanner:
+        """Return who looks."""
+        now_ms = self.clock.now_us() // 1000
+        return Scanner(moments, self.catalogue, schema, self.catalogue.actor(), now_ms, faults=self.faults)
+
+    def hints(self, connection: apsw.Connection, schema: Schema, asked: Collection[bytes]) -> list[Hint]:
+        """Return what is hinted at, and what somebody asks for."""
+        hints = [] if self.looks_only else read_hints(connection, schema)
+        touched = {(hint.table, hint.pk) for hint in hints}
+        return hints + [one for one in self.asked(asked, schema) if (one.table, one.pk) not in touched]
+
+    def forget_hints(self) -> None:
+        """Drop all hints: they are as old as the rows."""
+        schema = self.prepare()
+        with self.access.writing(quiet=True) as connection:
+            drop_hints(connection, read_hints(connection, schema))
 
     def discard(self, surplus: Sequence[tuple[Table, Place]], schema: Schema) -> None:
         """Delete rows of an older state of the file, unless the app has touched them since."""
@@ -376,11 +437,13 @@ class DatabaseSource:
                 if (table.name, place) not in hinted:
                     rows.delete(table, [place])
 
-    def look_at_copy(self, path: Path, schema: Schema) -> Iterator[Observation | ItemError | Unapplied]:
+    def look_at_copy(self, path: Path, schema: Schema) -> Iterator[Finding]:
         """Record what came with a copy: from the copy, so that no app waits, and what one writes meanwhile is its own."""
         with closing(connect(path, 1)) as connection:
             came = read_schema(connection, without=self.without)
-            scanner = Scanner(connection, self.catalogue, came, self.catalogue.actor(), 0, faults=self.faults)
+            scanner = Scanner(
+                OneMoment(connection), self.catalogue, came, self.catalogue.actor(), 0, faults=self.faults
+            )
             yield from scanner.look(Look(compare=frozenset(came.tables), baseline=True))
         notes = Notes.load(self.catalogue)
         same = came.objects == schema.objects
@@ -430,12 +493,17 @@ class DatabaseSource:
 
         With another one SQLite would read a column that is gone as a text: its own name, for that is in quotes.
         """
+        if self.awaiting:
+            raise DatabaseBusy(f"a copy of {self.access.path.name} is on its way")
         for _ in range(SCHEMAS_MAX):
-            schema = self.prepare()
             with self.access.reading() as connection:
-                if schema_version(connection) == schema.version:
+                schema = self.schema
+                if schema is not None and schema_version(connection) == schema.version:
+                    if self.row_applier is not None:
+                        self.row_applier.adopt(schema)
                     yield connection, schema
                     return
+            self.prepare()
         raise DatabaseBusy(f"an app is changing the tables of {self.access.path}")
 
     def current_schema(self) -> Schema:
@@ -482,13 +550,9 @@ class DatabaseSource:
 
     def verify(self) -> Iterator[ItemError]:
         """Read every row again and yield what is not as recorded."""
-        with self.looking() as (connection, schema):
-            notes = Notes.load(self.catalogue)
-            scanner = Scanner(
-                connection, self.catalogue, schema, self.catalogue.actor(), 0, faults=self.faults
-            )
-            look = Look(compare=frozenset(schema.tables), known=notes.tables)
-            for finding in scanner.look(look):
+        notes = Notes.load(self.catalogue)
+        try:
+            for finding in self.compared_rows(notes):
                 match finding:
                     case ItemError():
                         yield finding
@@ -496,6 +560,18 @@ class DatabaseSource:
                         yield ItemError(key=made.key, reason="the row is not as recorded")
                     case Unapplied(key=key):
                         yield ItemError(key=key, reason="the row is not in place")
+        except SchemaChanged:
+            raise DatabaseBusy(f"an app has changed the tables of {self.access.path}") from None
+
+    def compared_rows(self, notes: Notes) -> Iterator[Finding]:
+        """Compare every row with what is recorded, but for those that an app has just touched."""
+        with self.looking() as (connection, schema):
+            look = Look(compare=frozenset(schema.tables), known=notes.tables)
+            if not locks_apps_out(connection):
+                yield from self.scanner(OneMoment(connection), schema).look(look)
+                return
+        steps = Steps(self.access.reading, schema, leave_touched=True)
+        yield from self.scanner(steps, schema).look(look)
 
     async def watch(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
         """Report that the file was written to."""
@@ -534,11 +610,9 @@ class DatabaseSource:
             return []
         self.unmended.update(changed)
         try:
-            with self.access.reading() as connection:
-                schema = self.current_schema()
-                if schema_version(connection) != schema.version:
-                    return []
-                drafts = Mender(schema, self.store, self.applier.places, connection).mend(self.unmended)
+            with self.looking() as (connection, schema):
+                mender = Mender(schema, self.store, self.applier.places, connection)
+                drafts = mender.mend(self.unmended)
         except DatabaseUnavailable:
             return []  # the next call looks after them
         self.unmended.clear()

@@ -35,6 +35,7 @@ __all__ = [
     "drop_hints",
     "following",
     "following_apply",
+    "hinted_among",
     "install",
     "installed",
     "is_hinted",
@@ -166,6 +167,21 @@ def is_hinted(connection: apsw.Connection, table: str, pk: Sequence[Value]) -> b
     condition, bindings = key_condition(pk)
     sql = f"SELECT 1 FROM main.{name} WHERE {condition}"
     return connection.execute(sql, bindings).get is not None
+
+
+def hinted_among(
+    connection: apsw.Connection, table: str, places: Iterable[tuple[Value, ...]]
+) -> set[tuple[Value, ...]]:
+    """Return which of some rows of a table the app has touched since their hints were last dropped."""
+    name = side_names(connection).get(table)
+    if name is None or connection.execute(f"SELECT 1 FROM main.{name} LIMIT 1").get is None:
+        return set()
+    found = set()
+    for place in places:
+        condition, bindings = key_condition(place)
+        if connection.execute(f"SELECT 1 FROM main.{name} WHERE {condition}", bindings).get is not None:
+            found.add(place)
+    return found
 
 
 def read_mark(connection: apsw.Connection) -> Mark | None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from sys import getsizeof
+from typing import NamedTuple
 
 import apsw
 
@@ -28,6 +30,21 @@ IN_MAX = 512
 # A statement's own marks are outside of texts and names, in which a question mark may stand, too.
 MARK = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|\?""")
 
+PAGE_ROWS = 1000
+PAGE_BYTES = 1 << 20
+"""A page ends with the row with which it has so many bytes."""
+# A result has no more than that.
+COLUMNS_MAX = 2000
+ROWID_NAMES = ("rowid", "oid", "_rowid_")
+
+
+class Page(NamedTuple):
+    """Some rows of a table, one after the other."""
+
+    rows: list[dict[str, Value]]
+    after: Place | None
+    """Where the next page begins, which may have no rows; None: there is none."""
+
 
 class TableRows:
     """The statements of one table."""
@@ -44,6 +61,8 @@ class TableRows:
         self.delete = f"DELETE FROM {self.name} WHERE {self.where}"
         keys = ", ".join(quoted(column) for column in table.pk)
         self.keys = f"SELECT {keys} FROM {self.name} WHERE "
+        self.number = numbering(table)
+        self.order = paging_order(table, self.number)
 
     def read(self, place: Place) -> dict[str, Value] | None:
         """Return a row's values; None if there is none."""
@@ -70,6 +89,31 @@ class TableRows:
         except UnicodeDecodeError:
             for raw in self.raw(self.columns, f" {rest} LIMIT -1 OFFSET ?", (read,)):
                 yield dict(zip(self.columns, raw, strict=True))
+
+    def page(self, after: Place | None) -> Page:
+        """Return the next rows after a place that an earlier page said; all rows where there is nothing to go by."""
+        order = ", ".join(self.order)
+        rest = f"FROM {self.name}"
+        places: Sequence[Value] = ()
+        if after is not None:
+            # SQLite finds no place in an index by a row value that names collations.
+            rest += f" WHERE {self.order[0]} >= ? AND ({order}) > ({', '.join('?' * len(after))})"
+            places = (after[0], *after)
+        if order:
+            rest += f" ORDER BY {order} LIMIT {PAGE_ROWS}"
+        rest, bindings = bound(rest, places)
+        take = taken if order else list
+        columns = [*self.columns, *self.number]
+        try:
+            wanted = ", ".join(map(quoted, columns))
+            rows = take(self.connection.execute(f"SELECT {wanted} {rest}", bindings))
+        except UnicodeDecodeError:
+            rows = take(self.raw(columns, f" {rest}", bindings))
+        found = [dict(zip(self.columns, row, strict=False)) for row in rows]
+        if not found or not order:
+            return Page(found, None)
+        number = rows[-1][len(self.columns) :]
+        return Page(found, tuple(number) or tuple(found[-1][column] for column in self.table.pk))
 
     def find(self, condition: str, values: Place) -> list[Place]:
         """Return the key values of the rows that fulfil a condition."""
@@ -150,6 +194,10 @@ class Rows:
         """Yield the values of every row of a table, in the order of the keys."""
         return self.table(table).all()
 
+    def page(self, table: Table, after: Place | None) -> Page:
+        """Return the next rows of a table; see `TableRows.page`."""
+        return self.table(table).page(after)
+
     def find_odd(self, table: Table, odd: OddUnique, values: Place) -> list[Place]:
         """Return the key values of the rows for which an index over expressions, or some rows, holds some values."""
         parts = [
@@ -207,6 +255,35 @@ def bound(sql: str, values: Sequence[Value]) -> tuple[str, Sequence[object]]:
 
     bindings = [value.data if isinstance(value, RawText) else value for value in values]
     return MARK.sub(cast, sql), bindings
+
+
+def numbering(table: Table) -> tuple[str, ...]:
+    """Return the rowid's name where it is none of the columns; nothing where there is none, or an app took all its names."""
+    if table.without_rowid or table.rowid or len(table.columns) >= COLUMNS_MAX:
+        return ()
+    names = {column.name.lower() for column in table.columns}
+    return tuple(name for name in ROWID_NAMES if name not in names)[:1]
+
+
+def paging_order(table: Table, number: tuple[str, ...]) -> tuple[str, ...]:
+    """Return by what the rows of a table are read page by page, as they lie; nothing where there is nothing to go by."""
+    if table.without_rowid:
+        return tuple(
+            f"{quoted(column.name)} COLLATE {quoted(column.collation)}" for column in table.key_columns
+        )
+    return tuple(map(quoted, table.pk if table.rowid else number))
+
+
+def taken(rows: Iterable[Sequence[Value]]) -> list[Sequence[Value]]:
+    """Return rows until they are enough for a page."""
+    found: list[Sequence[Value]] = []
+    size = 0
+    for row in rows:
+        found.append(row)
+        size += sum(map(getsizeof, row))
+        if size >= PAGE_BYTES:
+            break
+    return found
 
 
 def affinities(table: Table) -> dict[str, str]:

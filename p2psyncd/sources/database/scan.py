@@ -15,8 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import apsw
-
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Pending, Stored
@@ -26,6 +24,7 @@ from p2psyncd.sources.database.hints import Hint
 from p2psyncd.sources.database.keyless import keyless_errors
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, identities, new_birth, pack_key, unpack_key
 from p2psyncd.sources.database.migration import Changes, changes_of, hashes_of
+from p2psyncd.sources.database.moments import Moments, OneMoment
 from p2psyncd.sources.database.row import (
     UNENFORCED,
     baseline_draft,
@@ -46,9 +45,11 @@ from p2psyncd.sources.faults import ROW_FAULTS, Faults
 from p2psyncd.sources.source import ItemError, Observation, Unapplied
 from p2psyncd.wire.records import ROW_BYTES_MAX
 
-__all__ = ["Look", "Scanner", "Told", "known_by_now", "object_cells", "object_key"]
+__all__ = ["Finding", "Look", "Scanner", "Told", "known_by_now", "object_cells", "object_key"]
 
 PAGE_ROWS = 500
+# What was told so often is not recorded, for whatever reason: in a share that only receives, say, or as it is too large.
+TOLD_MAX = 3
 # A row's item must fit into a frame with its key and vector.
 META_BYTES_MAX = ROW_BYTES_MAX - 64 * 1024
 # Conditions with more values are more than SQLite likes to plan.
@@ -63,6 +64,8 @@ class Told(NamedTuple):
     n: int
     key: bytes
     state: bytes
+    times: int = 1
+    """How often it was found so, one time after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +106,11 @@ class Sighting(NamedTuple):
 
 
 class Scanner:
-    """One scan: reads inside one transaction of the file, after one moment of the store."""
+    """One scan: reads one moment of the file, or several, after one moment of the store."""
 
     def __init__(
         self,
-        connection: apsw.Connection,
+        moments: Moments,
         store: Catalogue,
         schema: Schema,
         actor: ActorId,
@@ -116,13 +119,12 @@ class Scanner:
         faults: Faults,
     ) -> None:
         self.faults = faults
-        self.connection = connection
+        self.moments = moments
         self.store = store
         self.schema = schema
         self.actor = actor
         self.salt = int.from_bytes(actor[:4], "big")
         self.now_ms = now_ms
-        self.rows = Rows(connection)
         self.places = Places.load(store)
         self.identities = Identities(schema, self.places, View(store))
         self.born: dict[tuple[str, int], bytes] = {}
@@ -133,8 +135,12 @@ class Scanner:
         """Hints about rows that are as the store has them."""
         self.keyless: set[str] = set()
         """Tables that have rows with NULL in their key."""
+        self.unsettled = False
+        """Whether hints are left that a later look will find settled."""
         self.told: dict[tuple[str, Place], Told] = {}
         """What the hinted rows are that differ."""
+        self.found: set[tuple[str, Place]] = set()
+        """The rows that differ, of whole tables that are read in steps."""
         self.defaults: dict[tuple[str, str], Value] = {}
         self.references = {
             name: [column.name for column in table.columns if (name, column.name) in self.identities.roots]
@@ -145,29 +151,29 @@ class Scanner:
     def look(self, look: Look) -> Iterator[Finding]:
         """Yield what differs."""
         yield from self.look_at_schema(baseline=look.baseline)
+        yield from self.look_at_rows(look)
+
+    def look_at_rows(self, look: Look) -> Iterator[Finding]:
+        """Yield which rows differ."""
         look = replace(look, hints=self.not_yet_recorded(look))
         self.prefetch(look)
-        sightings: list[Sighting] = []
         hinted: dict[tuple[str, Place], Hint] = {}
         for hint in look.hints:
-            table = self.schema.tables.get(hint.table)
             # A row that is asked for may be hinted at, too, and has one birth: when it was touched.
-            if table is None or (hint.table, hint.pk) in hinted:
+            table = self.schema.tables.get(hint.table)
+            if table is None:
                 continue
             if table.key_may_be_null and None in hint.pk:
                 self.keyless.add(table.name)
                 self.agreed.append(hint)
                 continue
-            hinted[hint.table, hint.pk] = hint
-            if hint.table not in look.compare:
-                found = self.sight(table, hint.pk, hint.ms)
-                if found is None or found.listed == found.state:
-                    self.agreed.append(hint)
-                else:
-                    sightings.append(found)
-                    self.told[hint.table, hint.pk] = Told(hint.n, found.key, found.state)
+            hinted.setdefault((hint.table, hint.pk), hint)
+        single = [hint for hint in hinted.values() if hint.table not in look.compare]
+        sightings = self.sightings(single, look)
         if look.compare:
+            agreed = len(self.agreed)
             yield from self.compare(look, hinted)
+            self.unsettled |= len(hinted) - len(single) > len(self.agreed) - agreed
         for at in range(0, len(sightings), PAGE_ROWS):
             yield from self.findings(sightings[at : at + PAGE_ROWS], look)
         yield from self.look_for_keyless({*look.keyless, *look.compare, *self.keyless})
@@ -175,9 +181,12 @@ class Scanner:
     def look_for_keyless(self, tables: Collection[str]) -> Iterator[ItemError]:
         """Yield which tables have rows with NULL in their key."""
         self.keyless.clear()
-        for name, error in keyless_errors(self.connection, self.schema, tables):
-            self.keyless.add(name)
-            yield error
+        if not tables:
+            return
+        with self.moments.open() as rows:
+            found = list(keyless_errors(rows.connection, self.schema, tables))
+        self.keyless.update(name for name, _ in found)
+        yield from (error for _, error in found)
 
     def not_yet_recorded(self, look: Look) -> list[Hint]:
         """Return the hints about rows that are to be looked at: what was told of the others is recorded by now."""
@@ -202,9 +211,34 @@ class Scanner:
 
     # Hinted rows
 
-    def sight(self, table: Table, place: Place, ms: int) -> Sighting | None:
+    def sightings(self, hints: Sequence[Hint], look: Look) -> list[Sighting]:
+        """Look at hinted rows, and return those that differ."""
+        differing: list[Sighting] = []
+        if not hints:
+            return differing
+        tables = {name: self.schema.tables[name] for name in {hint.table for hint in hints}}
+        others = {name for name, table in tables.items() if self.has_other_columns(table, look)}
+        with self.moments.open() as rows:
+            for hint in hints:
+                found = self.sight(rows, tables[hint.table], hint.pk, hint.ms)
+                if found is None or (found.listed == found.state and hint.table not in others):
+                    self.agreed.append(hint)
+                else:
+                    differing.append(found)
+                    self.tell(hint, found, look.told.get((hint.table, hint.pk)))
+        return differing
+
+    def tell(self, hint: Hint, found: Sighting, before: Told | None) -> None:
+        """Note what a hinted row turned out to be; one that is never recorded is nothing to come back for at once."""
+        told = Told(hint.n, found.key, found.state)
+        if before is not None and told == before._replace(times=1):
+            told = before._replace(times=before.times + 1)
+        self.told[hint.table, hint.pk] = told
+        self.unsettled |= told.times < TOLD_MAX
+
+    def sight(self, rows: Rows, table: Table, place: Place, ms: int) -> Sighting | None:
         """Look at one place; None if nothing is there and nothing was."""
-        values = self.rows.read(table, place)
+        values = rows.read(table, place)
         if values is not None:
             # A key that is equal under its collation: the row's own spelling counts.
             place = tuple(values[column] for column in table.pk)
@@ -283,38 +317,61 @@ class Scanner:
         # A column that was renamed may keep its place in the order of the names: the state would be the same.
         other_columns = self.has_other_columns(table, look)
         page: list[Sighting] = []
-        for values in self.rows.all(table):
-            place = tuple(values[column] for column in table.pk)
-            if table.key_may_be_null and None in place:
-                continue
-            hint = hinted.get((table.name, place))
-            state = row_hash(values)
-            numbered = births and type(place[0]) is int
-            entry = listed.pop(place[0] if numbered else self.plain_key(table, place), None)
-            if entry is None:
-                # What was written between the making of the hints and the first sight was there at that.
-                fresh = hint is not None and not look.baseline
-                ms = hint.ms if hint is not None and fresh else None if first else self.now_ms
-                key = self.new_key(table, place, ms)
-                page.append(
-                    Sighting(table, place, values, state, key, b"" if first else self.listed(key), ms or 0)
-                )
-            elif entry[1] != state or other_columns:
-                # One that is only asked for was touched by nobody.
-                touched = hint is not None and hint.n > 0
-                ms = hint.ms if hint is not None else 0
-                page.append(Sighting(table, place, values, state, *entry, ms, touched))
-            elif hint is not None:
-                self.agreed.append(hint)
-            if len(page) >= PAGE_ROWS:
-                yield from self.findings(page, look)
-                page = []
-        for key, state in listed.values():
-            place = self.places.moved.get(key) or natural(unpack_key(key))
-            hint = hinted.get((table.name, place))
-            page.append(Sighting(table, place, None, b"", key, state, hint.ms if hint is not None else 0))
-        for at in range(0, len(page), PAGE_ROWS):
-            yield from self.findings(page[at : at + PAGE_ROWS], look)
+        for rows, elsewhere in self.moments.pages(table):
+            for values in rows:
+                place = tuple(values[column] for column in table.pk)
+                if table.key_may_be_null and None in place:
+                    continue
+                hint = hinted.get((table.name, place))
+                state = row_hash(values)
+                numbered = births and type(place[0]) is int
+                entry = listed.pop(place[0] if numbered else self.plain_key(table, place), None)
+                if place in elsewhere:
+                    continue
+                if entry is None:
+                    # What was written between the making of the hints and the first sight was there at that.
+                    fresh = hint is not None and not look.baseline
+                    ms = hint.ms if hint is not None and fresh else None if first else self.now_ms
+                    key = self.new_key(table, place, ms)
+                    page.append(
+                        Sighting(
+                            table, place, values, state, key, b"" if first else self.listed(key), ms or 0
+                        )
+                    )
+                elif entry[1] != state or other_columns:
+                    # One that is only asked for was touched by nobody.
+                    touched = hint is not None and hint.n > 0
+                    ms = hint.ms if hint is not None else 0
+                    page.append(Sighting(table, place, values, state, *entry, ms, touched))
+                elif hint is not None:
+                    self.agreed.append(hint)
+                if len(page) >= PAGE_ROWS:
+                    yield from self.findings(page, look)
+                    page = []
+        yield from self.findings(page, look)
+        yield from self.gone(table, list(listed.values()), look, hinted)
+
+    def gone(
+        self,
+        table: Table,
+        listed: Sequence[tuple[bytes, bytes]],
+        look: Look,
+        hinted: Mapping[tuple[str, Place], Hint],
+    ) -> Iterator[Finding]:
+        """Yield what it means that rows which are listed are not in the file."""
+        for at in range(0, len(listed), PAGE_ROWS):
+            places = {
+                key: self.places.moved.get(key) or natural(unpack_key(key))
+                for key, _ in listed[at : at + PAGE_ROWS]
+            }
+            elsewhere = self.moments.touched(table, places.values())
+            page = []
+            for key, state in listed[at : at + PAGE_ROWS]:
+                hint = hinted.get((table.name, places[key]))
+                if places[key] not in elsewhere:
+                    ms = hint.ms if hint is not None else 0
+                    page.append(Sighting(table, places[key], None, b"", key, state, ms))
+            yield from self.findings(page, look)
 
     def plain_key(self, table: Table, place: Place) -> bytes:
         """Return under which key a row is listed, if it is."""
@@ -340,10 +397,15 @@ class Scanner:
 
     def findings(self, page: Sequence[Sighting], look: Look) -> Iterator[Finding]:
         """Yield what some sightings that differ from the store mean."""
+        if not page:
+            return
         keys = [sighting.key for sighting in page]
         known = self.store.get_many(keys)
         waiting = self.store.pending_of(keys)
-        orphaned = self.left_orphans([one for one in page if one.values is None])
+        bases = {key: waiting[key].base if key in waiting else known.get(key) for key in keys}
+        orphaned = self.orphaned(page, bases)
+        if not isinstance(self.moments, OneMoment):
+            self.found.update((one.table.name, one.place) for one in page)
         for one in page:
             pending, stored = waiting.get(one.key), known.get(one.key)
             finding: Finding | None
@@ -388,7 +450,7 @@ class Scanner:
             self.name_itself(one, cells)
             if look.baseline and stored is None and not unpack_key(one.key).birth:
                 return self.observation(one, baseline_draft(one.key, cells), baseline=True)
-            flags = UNENFORCED if one.table.foreign_keys and self.is_orphan(one.table, one.values) else 0
+            flags = UNENFORCED if orphaned else 0
             if stored is not None and not stored.item.live and is_sound(stored.item):
                 return self.observation(one, draft(one.key, revived(stored.item, cells)))
             return self.observation(one, draft(one.key, inserted(cells, flags)))
@@ -476,22 +538,42 @@ class Scanner:
 
     # References
 
-    def is_orphan(self, table: Table, values: Mapping[str, Value]) -> bool:
+    def orphaned(self, page: Sequence[Sighting], bases: Mapping[bytes, Stored | None]) -> set[bytes]:
+        """Return which rows are new ones without a parent, or left such ones behind: their app does not enforce references."""
+        gone, new = [], []
+        for one in page:
+            base = bases[one.key]
+            if one.values is None:
+                gone.append(one)
+            elif one.table.foreign_keys and (base is None or not base.item.live):
+                new.append((one.key, one.table, one.values))
+        if not gone and not new:
+            return set()
+        with self.moments.open() as rows:
+            return self.left_orphans(rows, gone) | {
+                key for key, table, values in new if self.is_orphan(rows, table, values)
+            }
+
+    def is_orphan(self, rows: Rows, table: Table, values: Mapping[str, Value]) -> bool:
         """Return whether a row refers to something that is not in the file: its app does not enforce that."""
         return any(
-            self.lacks_parent(foreign, values)
+            self.lacks_parent(rows, foreign, values)
             for foreign in table.foreign_keys
             if foreign.parent in self.schema.tables
         )
 
-    def lacks_parent(self, foreign: ForeignKey, values: Mapping[str, Value]) -> bool:
+    def lacks_parent(self, rows: Rows, foreign: ForeignKey, values: Mapping[str, Value]) -> bool:
         """Return whether a row refers to a parent that is not there."""
         wanted = tuple(values.get(column) for column in foreign.columns)
         if None in wanted:
             return False
-        return not self.rows.find(self.schema.tables[foreign.parent], foreign.parent_columns, wanted)
+        try:
+            return not rows.find(self.schema.tables[foreign.parent], foreign.parent_columns, wanted)
+        except ROW_FAULTS as error:
+            self.faults.reason(f"looking for a parent in {foreign.parent}", error)
+            return True  # nobody mends what cannot be looked up
 
-    def left_orphans(self, gone: Sequence[Sighting]) -> set[bytes]:
+    def left_orphans(self, rows: Rows, gone: Sequence[Sighting]) -> set[bytes]:
         """Return which of the rows that are gone left rows behind that refer to them."""
         found: set[bytes] = set()
         for name in {one.table.name for one in gone}:
@@ -505,23 +587,10 @@ class Scanner:
                     if foreign.parent == name and foreign.parent_columns == table.pk:
                         found |= {
                             keys[value]
-                            for value in self.referred(child, foreign, list(keys))
+                            for value in referred(rows, child, foreign, list(keys))
                             if value in keys
                         }
         return found
-
-    def referred(self, child: Table, foreign: ForeignKey, values: Sequence[Value]) -> Iterator[Value]:
-        """Yield which of some values a table still refers to: a look at the table, not one a row."""
-        plain = [value for value in values if isinstance(value, int | str | bytes | float)]
-        column = quoted(foreign.columns[0])
-        for at in range(0, len(plain), IN_MAX):
-            part = plain[at : at + IN_MAX]
-            marks = ",".join("?" * len(part))
-            for (value,) in self.connection.execute(
-                f"SELECT DISTINCT {column} FROM main.{quoted(child.name)} WHERE {column} IN ({marks})",  # noqa: S608
-                part,
-            ):
-                yield value
 
     # The schema itself
 
@@ -559,6 +628,20 @@ class Scanner:
                 made = draft(key, inserted(cells))
             state = b"" if key not in here else states[key]
             yield Observation(draft=made, state=state, base_state=applied, changed_us=0, baseline=digest)
+
+
+def referred(rows: Rows, child: Table, foreign: ForeignKey, values: Sequence[Value]) -> Iterator[Value]:
+    """Yield which of some values a table still refers to: a look at the table, not one a row."""
+    plain = [value for value in values if isinstance(value, int | str | bytes | float)]
+    column = quoted(foreign.columns[0])
+    for at in range(0, len(plain), IN_MAX):
+        part = plain[at : at + IN_MAX]
+        marks = ",".join("?" * len(part))
+        for (value,) in rows.connection.execute(
+            f"SELECT DISTINCT {column} FROM main.{quoted(child.name)} WHERE {column} IN ({marks})",  # noqa: S608
+            part,
+        ):
+            yield value
 
 
 def known_by_now(store: Catalogue, places: Places, seen: Sequence[Observation]) -> set[bytes]:
