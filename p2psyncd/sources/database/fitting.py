@@ -20,6 +20,17 @@ __all__ = ["Fitting"]
 # What SQLite makes a number of in a column with such an affinity.
 NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?[ \t\n\v\f\r]*", re.ASCII)
 
+TEXTS: frozenset[type] = frozenset({str, bytes, RawText})
+NUMBERS: frozenset[type] = frozenset({int, float, bytes, RawText})
+# By affinity: text that is no UTF-8 is no number either.
+SURELY = {
+    "TEXT": TEXTS,
+    "BLOB": TEXTS | NUMBERS,
+    "INTEGER": NUMBERS,
+    "NUMERIC": NUMBERS,
+    "REAL": NUMBERS - {int},
+}
+
 
 class Fitting:
     """The keys that rows of the tables of a schema can have."""
@@ -30,7 +41,9 @@ class Fitting:
         self.births = {name for name, table in schema.tables.items() if table.has_births(schema)}
         self.parts = {
             name: [
-                (affinity(column.type, strict=table.strict), (name, column.name) in references)
+                Part(
+                    affinity(column.type, strict=table.strict), table.rowid, (name, column.name) in references
+                )
                 for column in table.key_columns
             ]
             for name, table in schema.tables.items()
@@ -43,32 +56,44 @@ class Fitting:
 
     def fits(self, at: RowKey, table: Table) -> bool:
         """Return whether a row of a table can have a key."""
+        pk = at.pk
         births = table.name in self.births
-        if births and len(at.pk) == 1 and type(at.pk[0]) is int:
+        if births and len(pk) == 1 and type(pk[0]) is int:
             return True
         if at.birth or (table.rowid and births):
             return False
-        if not at.pk:  # only its hash is known: it is long, so no number
+        if not pk:  # only its hash is known: it is long, so no number
             return not table.rowid
         parts = self.parts[table.name]
-        return len(at.pk) == len(parts) and all(
-            fits_part(part, kept, is_reference=is_reference, rowid=table.rowid)
-            for part, (kept, is_reference) in zip(at.pk, parts, strict=True)
-        )
-
-
-def fits_part(part: Cell, kept: str, *, is_reference: bool, rowid: bool) -> bool:
-    """Return whether a column of a key, with an affinity, stores a value as it is; NULL is nobody's key."""
-    match part:
-        case None:
+        if len(pk) != len(parts):
             return False
-        case Ref():
-            return is_reference and kept != "TEXT"
-        case int():
-            return kept != "TEXT" and (kept != "REAL" or int(float(part)) == part)
-        case float():
-            return kept != "TEXT" and not rowid
-        case str():
-            return not rowid and (kept in {"TEXT", "BLOB"} or NUMBER.fullmatch(part) is None)
-        case bytes() | RawText():
-            return not rowid
+        for cell, part in zip(pk, parts, strict=True):
+            # A loop without calls for what nearly all keys are: every row that comes is looked at.
+            if type(cell) not in part.surely and not part.keeps(cell):
+                return False
+        return True
+
+
+class Part:
+    """A column of a key."""
+
+    __slots__ = ("affinity", "is_reference", "rowid", "surely")
+
+    def __init__(self, affinity_here: str, rowid: bool, is_reference: bool) -> None:  # noqa: FBT001
+        self.affinity = affinity_here
+        self.rowid = rowid
+        self.is_reference = is_reference
+        self.surely = SURELY[affinity_here] & {int} if rowid else SURELY[affinity_here]
+        """The types of which every value is stored as it is."""
+
+    def keeps(self, cell: Cell) -> bool:
+        """Return whether a value of another type is stored as it is; NULL is nobody's key."""
+        match cell:
+            case Ref():
+                return self.is_reference and self.affinity != "TEXT"
+            case int():
+                return self.affinity == "REAL" and int(float(cell)) == cell
+            case str():
+                return not self.rowid and NUMBER.fullmatch(cell) is None
+            case _:
+                return False
