@@ -1,4 +1,4 @@
-"""Looks at every row of a file that is not in WAL mode: apps go on writing, and nothing that they write is missed."""
+"""Looks at a file that is not in WAL mode: apps go on writing, nothing that they write is missed, and there is an end to it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from two_files import EVERYTHING, Clock, Replica, exchange
 from p2psyncd.sources.database.file import DatabaseFile
 from p2psyncd.sources.database.moments import SchemaChanged, Steps
 from p2psyncd.sources.database.rows import PAGE_BYTES, PAGE_ROWS, Rows
+from p2psyncd.sources.database.scan import TOLD_MAX
 from p2psyncd.sources.database.schema import read_schema
-from p2psyncd.sources.source import Observation
+from p2psyncd.sources.source import ItemError, Observation
 
 ROWS = PAGE_ROWS + 100
 DDL = f"""
@@ -181,3 +182,32 @@ def test_pages_hold_every_row_once(ddl: str) -> None:
             page = rows.page(table, page.after)
         found += page.rows
         assert sorted(map(repr, found)) == sorted(map(repr, rows.all(table)))
+
+
+def looks_asked_for(replica: Replica) -> int:
+    """Return how often a replica looks before it waits for something to happen."""
+    for looks in range(1, 20):
+        found = list(replica.source.scan(EVERYTHING))
+        replica.ledger.record(replica.source.confirm([one for one in found if isinstance(one, Observation)]))
+        if not replica.source.take_busy().subtrees:
+            return looks
+    raise AssertionError
+
+
+def test_what_is_never_recorded_is_not_looked_at_for_ever(pair: tuple[Replica, Replica]) -> None:
+    a, b = pair
+    a.run("INSERT INTO t VALUES (99998, zeroblob(5000000))")
+    assert looks_asked_for(a) == TOLD_MAX
+    assert any(isinstance(one, ItemError) for one in a.source.scan(EVERYTHING))
+    b.ledger.announces = False
+    b.run("INSERT INTO t VALUES (99999, 'in a share that only receives')")
+    assert looks_asked_for(b) == TOLD_MAX
+    b.run("UPDATE t SET v = 'written again' WHERE id = 99999")
+    assert looks_asked_for(b) == TOLD_MAX
+
+
+def test_what_is_recorded_at_the_second_look_is_settled_with_the_third(pair: tuple[Replica, Replica]) -> None:
+    a, _ = pair
+    a.run("INSERT INTO t VALUES (99998, 'x')")
+    list(a.source.scan(EVERYTHING))  # which nobody recorded
+    assert looks_asked_for(a) == 2
