@@ -210,3 +210,27 @@ def test_an_index_that_takes_too_long_is_left_out_and_what_came_with_it_is_made(
     assert b.run("SELECT name FROM people WHERE id = 0") == [("Ada",)]
     a.close()
     b.close()
+
+
+def test_devices_whose_objects_names_differ_in_the_case_of_letters_come_to_rest(tmp_path: Path) -> None:
+    clock = Clock()
+    schemas = (
+        f"{SCHEMA}; CREATE INDEX Names ON people(name)",
+        f"{SCHEMA}; CREATE INDEX names ON people(name)",
+    )
+    a, b = (Replica(n, tmp_path / f"{n}.db", ddl, clock) for n, ddl in enumerate(schemas, 1))
+    exchange(a, b)
+    a.run("DROP INDEX Names")
+    exchange(a, b)
+    assert b.run("SELECT name FROM sqlite_schema WHERE type = 'index'") == [("names",)]
+    b.run("DROP INDEX names", "CREATE INDEX NAMES ON people(name)", "INSERT INTO people VALUES(1, 'x')")
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    for replica in (a, b):
+        replica.close()
+
+
+def test_nothing_is_added_to_a_table_under_another_spelling(connection: apsw.Connection) -> None:
+    other = wanted("table", "People", "CREATE TABLE People(id INTEGER PRIMARY KEY, name TEXT, age INTEGER)")
+    assert make(connection, other) == [HELD]
+    assert schema_of(connection) == [("people", SCHEMA)]
