@@ -318,7 +318,7 @@ class Planner:
                 continue
             owner = self.identities.at(row.table, place)
             if owner is None:
-                row.troubled = True
+                row.troubled |= None not in place  # without a key it is never captured
             else:
                 self.add(owner, row)
 
