@@ -1,11 +1,12 @@
-"""Triggers of the app that only keep a search index: they run while rows are applied, though all others do not.
+"""Triggers of the app that keep a search index: they run while rows are applied, though all others do not.
 
 An FTS table with external content holds nothing but the index; triggers on the table with the content keep it. If
 they did not run, a search would not find what a peer wrote, and the app's next change of such a row would damage the
 index. SQLite leaves only TEMP triggers on where triggers are off, so they are made again as such, for one transaction.
+Of a trigger that does more, count a table's rows, say, only the statements that keep an index are taken.
 
-An index whose tokenizer, or a function in its triggers, only the app has cannot be kept here: it is left as it is, and
-its app has to build it anew.
+An index whose tokenizer, or a function in its triggers, only the app has cannot be kept here, nor one that is
+written to by a statement which may refuse (RAISE): it is left as it is, and its app has to build it anew.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import apsw
 
+from p2psyncd.sources.database.indexes import TOKEN
 from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.schema import Schema, SchemaObject, what_is_lacking
 
@@ -26,9 +29,8 @@ VIRTUAL = re.compile(
     rf"^CREATE VIRTUAL TABLE\s+(?:{NAME}\s+)?.*?\sUSING\s+fts[345]\b", re.IGNORECASE | re.DOTALL
 )
 HEAD = re.compile(rf"^CREATE TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:{NAME}\s*\.\s*)?{NAME}", re.IGNORECASE)
-BODY = re.compile(r"\bBEGIN\b(.*)\bEND\b\s*;?\s*$", re.IGNORECASE | re.DOTALL)
 WRITE = re.compile(
-    rf"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|REPLACE\s+INTO|UPDATE(?:\s+OR\s+\w+)?|DELETE\s+FROM)\s+({NAME})",
+    rf"\s*(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|REPLACE\s+INTO|UPDATE(?:\s+OR\s+\w+)?|DELETE\s+FROM)\s+({NAME})",
     re.IGNORECASE,
 )
 RAISE = re.compile(r"\bRAISE\s*\(", re.IGNORECASE)
@@ -41,9 +43,7 @@ class SearchIndexes:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self.triggers = search_triggers(schema)
-        self.unkept: dict[str, str] = {}
-        """Why the indexes of a table are not kept, as far as anybody has tried."""
+        self.triggers, self.unkept = search_triggers(schema)
         self.tried = not self.triggers
 
     @contextmanager
@@ -89,35 +89,53 @@ class SearchIndexes:
         return ""
 
 
-def search_triggers(schema: Schema) -> list[SchemaObject]:
-    """Return the triggers on synced tables that write to search indexes and nowhere else."""
+def search_triggers(schema: Schema) -> tuple[list[SchemaObject], dict[str, str]]:
+    """Return the triggers on synced tables that write to search indexes, without what else they do; and why none of a table's do."""
     indexes = {
         each.name.lower()
         for each in schema.objects
         if each.type == "table" and VIRTUAL.match(NOISE.sub(" ", each.sql))
     }
-    if not indexes:
-        return []
-    by_name = {name.lower() for name in schema.tables}
-    return [
-        each
-        for each in schema.objects
-        if each.type == "trigger" and each.table.lower() in by_name and writes_only(each.sql, indexes)
-    ]
+    triggers: list[SchemaObject] = []
+    unkept: dict[str, str] = {}
+    by_name = {name.lower(): name for name in schema.tables} if indexes else {}
+    for each in schema.objects:
+        if each.type == "trigger" and each.table.lower() in by_name:
+            head, body = parts_of(each.sql)
+            kept = [one for one in body if written(one) in indexes]
+            if any(RAISE.search(NOISE.sub(" ", one)) for one in kept):
+                unkept[by_name[each.table.lower()]] = f"its trigger {each.name} may refuse (RAISE)"
+            elif kept:
+                triggers.append(replace(each, sql=f"{head} {' '.join(f'{one};' for one in kept)} END"))
+    lost = {name.lower() for name in unkept}
+    return [each for each in triggers if each.table.lower() not in lost], unkept
 
 
-def writes_only(sql: str, tables: set[str]) -> bool:
-    """Return whether a trigger writes to some tables, and to no others."""
-    written = written_by(sql)
-    return bool(written) and written <= tables
+def parts_of(sql: str) -> tuple[str, list[str]]:
+    """Return a trigger's SQL up to its BEGIN, and the statements that follow; none where there are none."""
+    head, begin, last = 0, 0, ""
+    statements: list[str] = []
+    for token in TOKEN.finditer(sql):
+        if not head:
+            # After a dot it is a column.
+            if token[0].upper() == "BEGIN" and last != ".":
+                head = begin = token.end()
+        elif token[0] == ";":
+            statements.append(sql[begin : token.start()])
+            begin = token.end()
+        last = token[0] if token["gap"] is None else last
+    return sql[:head], statements
 
 
 def written_by(sql: str) -> set[str]:
-    """Return the tables that a trigger writes to, in small letters; none if it may forbid what it is for."""
-    body = BODY.search(NOISE.sub(" ", sql))
-    if body is None or RAISE.search(body[1]):
-        return set()
-    return {plain(name).lower() for name in WRITE.findall(body[1])}
+    """Return the tables that a trigger writes to, in small letters."""
+    return {name for one in parts_of(sql)[1] if (name := written(one))}
+
+
+def written(statement: str) -> str:
+    """Return the table that a statement writes to, in small letters; nothing if it only reads."""
+    found = WRITE.match(NOISE.sub(" ", statement))
+    return plain(found[1]).lower() if found else ""
 
 
 def plain(name: str) -> str:

@@ -277,6 +277,45 @@ def test_a_search_on_the_peer_finds_the_new_row_and_its_app_can_still_change_it(
         replica.run("INSERT INTO found(found, rank) VALUES ('integrity-check', 1)")
 
 
+COUNTED = """
+CREATE TABLE post(id INTEGER PRIMARY KEY, "begin" TEXT, body TEXT);
+CREATE TABLE count(k TEXT PRIMARY KEY, n INT);
+CREATE VIRTUAL TABLE found USING fts5(body, content='post', content_rowid='id');
+CREATE TRIGGER post_ai AFTER INSERT ON post WHEN NEW.begin IS NOT 'END' BEGIN -- counts; and finds
+  SELECT RAISE(ABORT, 'empty; INSERT INTO found') WHERE NEW.body = '';
+  INSERT INTO count VALUES ('posts', 1) ON CONFLICT(k) DO UPDATE SET n = n + 1;
+  INSERT INTO "found"(rowid, body) VALUES (NEW.id, NEW.body) /* ; */; END;
+CREATE TRIGGER post_ad AFTER DELETE ON post BEGIN UPDATE count SET n = n - 1;
+  INSERT INTO found(found, rowid, body) VALUES ('delete', OLD.id, OLD.body); END;
+"""
+
+
+def test_a_trigger_that_does_more_than_to_keep_a_search_index_keeps_that(pair: Pair) -> None:
+    a, b = pair(COUNTED)
+    a.run("INSERT INTO post VALUES (1, '', 'hello world'), (2, '', 'other')")
+    exchange(a, b)
+    assert b.run("SELECT rowid FROM found WHERE found MATCH 'hello'") == [(1,)]
+    assert b.run("SELECT * FROM count") == [("posts", 2)]
+    b.run("DELETE FROM post WHERE id = 1")
+    exchange(a, b)
+    for replica in (a, b):
+        assert replica.run("SELECT rowid FROM found WHERE found MATCH 'hello'") == []
+        assert replica.run("SELECT * FROM count") == [("posts", 1)]
+        replica.run("INSERT INTO found(found, rank) VALUES ('integrity-check', 1)")
+
+
+def test_an_index_that_its_trigger_may_refuse_to_write_is_named(pair: Pair) -> None:
+    a, b = pair(
+        COUNTED.replace("VALUES (NEW.id,", "SELECT NEW.id, iif(NEW.id < 0, RAISE(ABORT, 'no'),").replace(
+            ") /*", ") /*"
+        )
+    )
+    a.run("INSERT INTO post VALUES (1, '', 'hello')")
+    exchange(a, b)
+    assert b.run("SELECT * FROM post") == [(1, "", "hello")]
+    assert set(b.source.unkept_searches) == {"post"}
+
+
 def test_an_empty_device_gets_tables_rows_indexes_and_triggers(tmp_path: Path) -> None:
     clock = Clock()
     a = Replica(1, tmp_path / "a.db", FTS + PEOPLE + "; CREATE UNIQUE INDEX named ON people(name)", clock)
