@@ -15,7 +15,7 @@ import apsw
 
 from p2psyncd.errors import NameTaken
 from p2psyncd.sources.database.names import MARK_TABLE, OURS
-from p2psyncd.sources.database.schema import Schema
+from p2psyncd.sources.database.schema import Schema, encoding_of
 from p2psyncd.sources.database.triggers import (
     HintTable,
     Made,
@@ -334,13 +334,14 @@ def rows_of(connection: apsw.Connection, side: HintTable) -> list[tuple[Any, ...
             f"typeof({c}), iif(typeof({c}) = 'text', CAST({c} AS BLOB), {c})" for c in side.columns
         )
         typed = connection.execute(f"SELECT {parts}, ms, n FROM main.{side.name}").fetchall()
-        return [(*texts_of(row[:-2]), *row[-2:]) for row in typed]
+        encoding = encoding_of(connection)
+        return [(*texts_of(row[:-2], encoding), *row[-2:]) for row in typed]
 
 
-def texts_of(row: Sequence[Any]) -> Iterator[Value]:
+def texts_of(row: Sequence[Any], encoding: str) -> Iterator[Value]:
     """Yield values that were read as a type and a value each, texts as blobs."""
     for kind, value in zip(row[::2], row[1::2], strict=True):
-        yield text_of(value) if kind == "text" else value
+        yield text_of(value, encoding) if kind == "text" else value
 
 
 def key_condition(pk: Sequence[Value]) -> tuple[str, tuple[Value, ...]]:

@@ -18,7 +18,7 @@ import apsw
 
 from p2psyncd.sources.database.indexes import OddUnique
 from p2psyncd.sources.database.names import quoted
-from p2psyncd.sources.database.schema import Table
+from p2psyncd.sources.database.schema import UTF_8, Table, encoding_of
 from p2psyncd.sources.database.values import RawText, Value, text_of
 
 __all__ = ["Rows", "affinities", "affinity", "bound", "keeps", "keeps_type"]
@@ -49,9 +49,10 @@ class Page(NamedTuple):
 class TableRows:
     """The statements of one table."""
 
-    def __init__(self, connection: apsw.Connection, table: Table) -> None:
+    def __init__(self, connection: apsw.Connection, table: Table, encoding: str) -> None:
         self.connection = connection
         self.table = table
+        self.encoding = encoding
         self.columns = tuple(column.name for column in table.stored)
         self.affinities = affinities(table)
         self.name = f"main.{quoted(table.name)}"
@@ -68,10 +69,10 @@ class TableRows:
         """Return a row's values; None if there is none."""
         select, bindings = bound(self.select, place)
         try:
-            row = self.connection.execute(select, bindings).fetchone()
-        except UnicodeDecodeError:
+            row = self.plain(select, bindings).fetchone()
+        except UnicodeError:
             rest = select.removeprefix(f"SELECT {self.selected}")
-            row = next(self.raw(self.columns, rest, bindings))
+            row = next(self.raw(self.columns, rest, bindings), None)
         return None if row is None else dict(zip(self.columns, row, strict=True))
 
     def keeps(self, values: Mapping[str, Value]) -> bool:
@@ -83,10 +84,10 @@ class TableRows:
         rest = f"FROM {self.name} ORDER BY {', '.join(quoted(column) for column in self.table.pk)}"
         read = 0
         try:
-            for row in self.connection.execute(f"SELECT {self.selected} {rest}"):
+            for row in self.plain(f"SELECT {self.selected} {rest}"):
                 yield dict(zip(self.columns, row, strict=True))
                 read += 1
-        except UnicodeDecodeError:
+        except UnicodeError:
             for raw in self.raw(self.columns, f" {rest} LIMIT -1 OFFSET ?", (read,)):
                 yield dict(zip(self.columns, raw, strict=True))
 
@@ -106,8 +107,8 @@ class TableRows:
         columns = [*self.columns, *self.number]
         try:
             wanted = ", ".join(map(quoted, columns))
-            rows = take(self.connection.execute(f"SELECT {wanted} {rest}", bindings))
-        except UnicodeDecodeError:
+            rows = take(self.plain(f"SELECT {wanted} {rest}", bindings))
+        except UnicodeError:
             rows = take(self.raw(columns, f" {rest}", bindings))
         found = [dict(zip(self.columns, row, strict=False)) for row in rows]
         if not found or not order:
@@ -119,10 +120,20 @@ class TableRows:
         """Return the key values of the rows that fulfil a condition."""
         statement, bindings = bound(self.keys + condition, values)
         try:
-            return [tuple(row) for row in self.connection.execute(statement, bindings)]
-        except UnicodeDecodeError:
+            return [tuple(row) for row in self.plain(statement, bindings)]
+        except UnicodeError:
             rest = f" FROM {self.name} WHERE " + statement.removeprefix(self.keys)
             return list(self.raw(self.table.pk, rest, bindings))
+
+    def plain(self, sql: str, bindings: Sequence[object] = ()) -> apsw.Cursor:
+        """Run a query whose texts are read as such.
+
+        Raises:
+            UnicodeError: They have to be read as bytes. Of UTF-16 that is none SQLite makes other text, and does not tell.
+        """
+        if self.encoding != UTF_8:
+            raise UnicodeError(self.encoding)
+        return self.connection.execute(sql, bindings)
 
     def raw(self, columns: Sequence[str], rest: str, bindings: Sequence[object]) -> Iterator[Place]:
         """Yield some columns of rows in which a text may be no UTF-8: read as bytes, beside the type of each.
@@ -135,7 +146,7 @@ class TableRows:
         kinds = self.connection.execute(f"SELECT {types}{rest}", bindings)
         for row in self.connection.execute(f"SELECT {values}{rest}", bindings):
             yield tuple(
-                text_of(value) if kind == "text" else value
+                text_of(value, self.encoding) if kind == "text" else value
                 for kind, value in zip(next(kinds), row, strict=True)
             )
 
@@ -145,13 +156,14 @@ class Rows:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
+        self.encoding = encoding_of(connection)
         self.tables: dict[str, TableRows] = {}
 
     def table(self, table: Table) -> TableRows:
         """Return the statements of a table."""
         found = self.tables.get(table.name)
         if found is None:
-            found = self.tables[table.name] = TableRows(self.connection, table)
+            found = self.tables[table.name] = TableRows(self.connection, table, self.encoding)
         return found
 
     def read(self, table: Table, place: Place) -> dict[str, Value] | None:
@@ -217,18 +229,26 @@ class Rows:
 
         Raises:
             apsw.ConstraintError: One breaks a constraint.
+            apsw.MismatchError: One has a text that a file of this encoding cannot hold.
         """
         names = ", ".join(quoted(column) for column in columns)
         marks = ", ".join("?" * len(columns))
-        self.run(f"INSERT OR ABORT INTO {self.table(table).name} ({names}) VALUES ({marks})", rows)
+        self.run(
+            f"INSERT OR ABORT INTO {self.table(table).name} ({names}) VALUES ({marks})", self.fitting(rows)
+        )
 
     def update(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Place, Place]]) -> None:
         """Update columns of rows: (new values, key values); errors as `insert`."""
         of = self.table(table)
         names = ", ".join(f"{quoted(column)} = ?" for column in columns)
         self.run(
-            f"UPDATE OR ABORT {of.name} SET {names} WHERE {of.where}", ((*new, *place) for new, place in rows)
+            f"UPDATE OR ABORT {of.name} SET {names} WHERE {of.where}",
+            self.fitting((*new, *place) for new, place in rows),
         )
+
+    def fitting(self, rows: Iterable[Place]) -> Iterable[Place]:
+        """Return rows, each of which a file of this encoding can hold."""
+        return rows if self.encoding == UTF_8 else map(fitting_utf_16, rows)
 
     def run(self, sql: str, rows: Iterable[Place]) -> None:
         """Run a statement for many bindings; those with a text that is no UTF-8 one by one."""
@@ -240,6 +260,19 @@ class Rows:
                 plain.append(row)
         if plain:
             self.connection.executemany(sql, plain)
+
+
+def fitting_utf_16(row: Place) -> Place:
+    """Return a row that a file in UTF-16 can hold as it is.
+
+    Raises:
+        apsw.MismatchError: A text is no UTF-8, or has a character for which SQLite puts another one there.
+    """
+    for value in row:
+        kind = type(value)
+        if kind is RawText or (kind is str and ("\ufffe" in value or "\uffff" in value)):  # type: ignore[operator]
+            raise apsw.MismatchError("a text that cannot be written in UTF-16")
+    return row
 
 
 def bound(sql: str, values: Sequence[Value]) -> tuple[str, Sequence[object]]:

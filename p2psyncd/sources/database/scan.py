@@ -38,9 +38,9 @@ from p2psyncd.sources.database.row import (
     state_of,
 )
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.schema import ForeignKey, Schema, SchemaObject, Table, quoted
+from p2psyncd.sources.database.schema import UTF_8, ForeignKey, Schema, SchemaObject, Table, quoted
 from p2psyncd.sources.database.show import HELD, Catalogue, Identities, Place, Places, View, natural
-from p2psyncd.sources.database.values import Cell, Ref, Value, column_hash, row_hash, same_cell
+from p2psyncd.sources.database.values import Cell, RawText, Ref, Value, column_hash, row_hash, same_cell
 from p2psyncd.sources.faults import ROW_FAULTS, Faults
 from p2psyncd.sources.source import ItemError, Observation, Unapplied
 from p2psyncd.wire.records import ROW_BYTES_MAX
@@ -404,11 +404,18 @@ class Scanner:
         waiting = self.store.pending_of(keys)
         bases = {key: waiting[key].base if key in waiting else known.get(key) for key in keys}
         orphaned = self.orphaned(page, bases)
+        # Of UTF-16 that is none nobody else would make the same.
+        unreadable = self.schema.encoding != UTF_8
         if not isinstance(self.moments, OneMoment):
             self.found.update((one.table.name, one.place) for one in page)
         for one in page:
             pending, stored = waiting.get(one.key), known.get(one.key)
             finding: Finding | None
+            if unreadable and one.values is not None and RawText in map(type, one.values.values()):
+                yield ItemError(
+                    key=one.key, reason="the row has a text that is no valid UTF-16: it does not travel"
+                )
+                continue
             try:
                 finding = (
                     self.catch_up(one, stored)

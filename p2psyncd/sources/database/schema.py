@@ -23,6 +23,7 @@ from p2psyncd.sources.database.keys import SCHEMA_TABLE
 from p2psyncd.sources.database.names import is_bookkeeping, is_ours, is_shadow_of, quoted
 
 __all__ = [
+    "UTF_8",
     "Column",
     "ForeignKey",
     "OddUnique",
@@ -51,6 +52,7 @@ SCHEMA_NAME = (
 )
 
 KNOWN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
+UTF_8 = "UTF-8"
 # table_xinfo's `hidden`.
 VIRTUAL_COLUMN, STORED_COLUMN = 2, 3
 
@@ -157,6 +159,13 @@ class Schema:
     left_out: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     objects: tuple[SchemaObject, ...] = ()
+    encoding: str = UTF_8
+    """Of texts in the file."""
+
+
+def encoding_of(connection: apsw.Connection) -> str:
+    """Return the encoding of a file's texts: UTF-8, UTF-16le or UTF-16be; Python knows all by these names."""
+    return str(connection.pragma("encoding"))
 
 
 def schema_version(connection: apsw.Connection) -> int:
@@ -212,6 +221,7 @@ def read_schema(connection: apsw.Connection, *, without: Collection[str] = ()) -
         left_out=left_out,
         refused=refused,
         objects=tuple(one for one in app_objects(objects, shadows) if one not in unreadable),
+        encoding=encoding_of(connection),
     )
 
 

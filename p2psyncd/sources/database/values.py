@@ -123,10 +123,10 @@ def from_list(parts: list[object]) -> RawText | Ref:
             raise ValueError("a list that is no value of a column")
 
 
-def text_of(data: bytes) -> str | RawText:
-    """Return the text of some bytes, whether they are UTF-8 or not."""
+def text_of(data: bytes, encoding: str = "UTF-8") -> str | RawText:
+    """Return the text of some bytes, whether they are UTF-8 (or the encoding of a file) or not."""
     try:
-        return data.decode()
+        return data.decode(encoding)
     except UnicodeDecodeError:
         return RawText(data)
 
