@@ -12,6 +12,8 @@ import trio
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "daemon"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "simulation"))
+# For `real_programs`.
+sys.path.append(str(Path(__file__).parent.parent / "sources" / "database"))
 
 from daemons import Daemon, Lab, connect
 from group import Group

@@ -21,7 +21,18 @@ import trio
 from daemons import WAIT_S, Daemon, offered
 from group import Group
 
-__all__ = ["Program", "Tables", "cells", "dump", "execute", "opened", "program", "query", "schema_of"]
+__all__ = [
+    "PROGRAM",
+    "Program",
+    "Tables",
+    "cells",
+    "dump",
+    "execute",
+    "opened",
+    "program",
+    "query",
+    "schema_of",
+]
 
 PROGRAM = Path(__file__).parent.parent / "sources" / "database" / "app_program.py"
 OURS = "name GLOB '_p2p_*' OR tbl_name GLOB '_p2p_*'"
@@ -35,6 +46,8 @@ class Tables(Group):
     name: str = "app"
     errors: list[str] = field(default_factory=list)
     """What the devices tell of items in the end; nothing else may be told."""
+    own: frozenset[str] = frozenset()
+    """Tables that each device has for itself."""
 
     def file(self, number: int) -> Path:
         """Return one device's database."""
@@ -55,8 +68,8 @@ class Tables(Group):
         self.do(0, *statements)
         return await self.share(**options)
 
-    async def share(self, **options: Any) -> list[Path]:
-        """Share the databases that there are, and return them."""
+    async def share(self, *, join: str | None = None, **options: Any) -> list[Path]:
+        """Share the databases that there are, and return them; `join` says what becomes of rows of the others."""
         for number, (owner, taker) in enumerate(pairwise(self.daemons)):
             if number == 0:
                 given: dict[str, Any] = {"kind": None, "mode": "send-receive", "with_devices": []}
@@ -67,6 +80,7 @@ class Tables(Group):
                 str(self.file(number + 1)),
                 mode="send-receive",
                 from_device=owner.name,
+                join=join,
                 **options,
             )
             await taker.wait(self.name)
@@ -97,7 +111,9 @@ class Tables(Group):
         against the rows; nothing that waits, no errors but those that are expected.
         """
         await self.settle()
-        first, *others = [dump(file) for file in self.files]
+        first, *others = [
+            {name: rows for name, rows in dump(file).items() if name not in self.own} for file in self.files
+        ]
         for other in others:
             assert other == first
         listed = [await self.conflict_places(number) for number in range(len(self.daemons))]
@@ -189,11 +205,13 @@ def schema_of(path: Path) -> list[tuple[Any, ...]]:
 
 
 class Program:
-    """An app in a process of its own: plain Python, and the SQLite that came with it."""
+    """An app in a process of its own: plain Python, and the SQLite that came with it; or another program like that."""
 
-    def __init__(self, path: Path, timeout_s: float = WAIT_S) -> None:
+    def __init__(
+        self, path: Path, timeout_s: float = WAIT_S, *, script: Sequence[str | Path] = (PROGRAM,)
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-I", PROGRAM, path, str(timeout_s)],
+            [sys.executable, "-I", *script, path, str(timeout_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -225,9 +243,11 @@ class Program:
 
 
 @contextmanager
-def program(path: Path, timeout_s: float = WAIT_S) -> Iterator[Program]:
+def program(
+    path: Path, timeout_s: float = WAIT_S, *, script: Sequence[str | Path] = (PROGRAM,)
+) -> Iterator[Program]:
     """Start an app, and end it."""
-    with closing(Program(path, timeout_s)) as started:
+    with closing(Program(path, timeout_s, script=script)) as started:
         yield started
 
 

@@ -3,6 +3,7 @@
     python real_programs.py PROGRAM STEP FOLDER
 
 A step prints, as JSON, what the program's own queries answered. Nothing here knows of hints.
+Whoever imports this has `run`, which does that.
 """
 
 # ruff: noqa: PLC0415 - only the program that is asked for is loaded.
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+BUSY_S = 20
 FIXED = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 
 
@@ -23,8 +26,15 @@ def with_django(folder: Path) -> None:
     import django
     from django.conf import settings
 
+    # A transaction that begins with reading fails where another one writes meanwhile, whoever does.
+    options = {"transaction_mode": "IMMEDIATE", "timeout": BUSY_S}
+    database = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(folder / "app.db"),
+        "OPTIONS": options,
+    }
     settings.configure(
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(folder / "app.db")}},
+        DATABASES={"default": database},
         INSTALLED_APPS=[
             f"django.contrib.{name}"
             for name in ("contenttypes", "auth", "sessions", "messages", "admin", "sites")
@@ -133,6 +143,55 @@ def save_django(folder: Path) -> Any:
     return [user.pk, User.objects.filter(first_name="Zoë").count()]
 
 
+def newer_version() -> tuple[Any, Any]:
+    """Return a migration of a newer version of the app, and the state of the models that it begins with.
+
+    It fills a column whose definition says nothing of that, gives another one a value for each row, and makes a table.
+    """
+    from django.db import connection, migrations, models
+    from django.db.migrations.loader import MigrationLoader
+
+    def count_letters(apps: Any, _editor: Any) -> None:
+        for user in apps.get_model("auth", "User").objects.all():
+            user.letters = len(user.username)
+            user.save()
+
+    user = models.ForeignKey("auth.User", on_delete=models.CASCADE)
+    migration = migrations.Migration("0013_newer", "auth")
+    migration.operations = [
+        migrations.AddField("user", "mood", models.CharField(max_length=20, default="calm")),
+        migrations.AddField("user", "letters", models.IntegerField(null=True)),
+        migrations.RunPython(count_letters),
+        migrations.CreateModel("Badge", [("id", models.AutoField(primary_key=True)), ("user", user)]),
+    ]
+    return migration, MigrationLoader(connection).project_state()
+
+
+def grow_django(folder: Path) -> Any:
+    """Migrate to the newer version as `migrate` does."""
+    with_django(folder)
+    from django.db import connection
+    from django.db.migrations.recorder import MigrationRecorder
+
+    migration, state = newer_version()
+    with connection.schema_editor(atomic=migration.atomic) as editor:
+        migration.apply(state, editor)
+    MigrationRecorder(connection).record_applied(migration.app_label, migration.name)
+    return None
+
+
+def enjoy_django(folder: Path) -> Any:
+    """Be the newer version at work."""
+    with_django(folder)
+    migration, state = newer_version()
+    models = migration.mutate_state(state).apps
+    user = models.get_model("auth", "User").objects.get(username="user0")
+    user.mood, user.letters = "merry", 99
+    user.save()
+    models.get_model("auth", "Badge").objects.create(user=user)
+    return None
+
+
 def huey_of(folder: Path) -> Any:
     """Return a task queue; it keeps its tasks, schedule and results in a file."""
     import huey
@@ -208,8 +267,21 @@ def use_diskcache(folder: Path) -> Any:
 STEPS: dict[str, Callable[[Path], Any]] = {
     name: step
     for name, step in globals().items()
-    if callable(step) and name.partition("_")[0] in ("make", "use", "alter", "save")
+    if callable(step) and name.partition("_")[0] in ("make", "use", "alter", "save", "grow", "enjoy")
 }
+
+
+def run(program: str, step: str, folder: Path) -> Any:
+    """Have a program do a step in a process of its own, and return what its queries answered."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-I", __file__, program, step, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
 
 if __name__ == "__main__":
     _, program, wanted, place = sys.argv

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,25 +9,13 @@ from typing import Any
 
 import apsw
 import pytest
+from real_programs import run
 
 from p2psyncd.sources.database.hints import drop_hints, install, installed, read_hints, uninstall
 from p2psyncd.sources.database.schema import MIGRATIONS, NO_KEY, Schema, quoted, read_schema
 
-PROGRAM = Path(__file__).with_name("real_programs.py")
 FILES = {"django": "app.db", "huey": "app.db", "diskcache": "cache.db"}
 Rows = dict[str, dict[tuple[Any, ...], tuple[Any, ...]]]
-
-
-def run(program: str, step: str, folder: Path) -> Any:
-    """Have a program do a step in a process of its own, and return what its queries answered."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-I", PROGRAM, program, step, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def made(program: str, folder: Path) -> Path:
