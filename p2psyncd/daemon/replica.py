@@ -567,15 +567,21 @@ class Replica:
             still += self.store.pending_of(sorted(overtaken)).values()
         outcomes = self.source.apply(still)
         dots: dict[bytes, Dot] = {p.item.key: p.item.dot for p in still}
-        with self.store.transaction():
+        with self.store.transaction(durable=self.source.whole):
             self.restate(outcomes)
             self.store.settle([(o.key, dots[o.key], o.state) for o in outcomes if isinstance(o, Applied)])
             self.store.fail([(o.key, o.reason) for o in outcomes if isinstance(o, Failed)])
         return outcomes
 
     def restate(self, outcomes: Sequence[Outcome]) -> None:
-        """Note what is shown differently now; blocks."""
-        self.store.set_state([(o.key, o.state) for o in outcomes if isinstance(o, Restated)])
+        """Note what is shown differently now; blocks.
+
+        Of a source that is one whole this is on the disk before anything else is written to it, which is all that tells
+        whether what it noted itself was done: a row that is shown no more would pass for one that an app deleted.
+        """
+        restated = [(o.key, o.state) for o in outcomes if isinstance(o, Restated)]
+        with self.store.transaction(durable=self.source.whole):
+            self.store.set_state(restated)
 
     # Reading
 
