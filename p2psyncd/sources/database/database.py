@@ -73,9 +73,10 @@ log = logging.getLogger(__name__)
 NO_COUNTERS: Mapping[str, Collection[str]] = {}
 EVERYTHING = Dirty(subtrees=frozenset({b""}))
 NOTHING = Dirty()
-# Hints about rows that are recorded are taken out in passing: a step of ours costs the app a moment.
+# Hints about rows that are recorded are taken out while the app rests, or when they are many: many an app (Django's, as it
+# comes) gives up at once if it is to write after it has read, and somebody else has the lock.
 DROP_HINTS_MIN = 500
-DROP_EVERY_S = 1.0
+RESTS_S = 1.0
 # An app that changes its tables does so in a few steps.
 SCHEMAS_MAX = 20
 ASKED = -1
@@ -153,7 +154,10 @@ class DatabaseSource:
         """What to note once the findings of a full comparison are recorded."""
         self.applied: set[bytes] = set()
         """Keys of rows that were written to the file since the last scan began."""
-        self.dropped_s = -DROP_EVERY_S
+        self.hinted: list[Hint] = []
+        """What the last look saw hinted at."""
+        self.touched_s = -RESTS_S
+        """When that last changed."""
         self.waiting = ""
         self.filesystem: int | None = None
         self.recovered = False
@@ -416,6 +420,8 @@ class DatabaseSource:
     def hints(self, connection: apsw.Connection, schema: Schema, asked: Collection[bytes]) -> list[Hint]:
         """Return what is hinted at, and what somebody asks for."""
         hints = [] if self.looks_only else read_hints(connection, schema)
+        if hints != self.hinted:
+            self.hinted, self.touched_s = list(hints), self.clock.monotonic_s()
         touched = {(hint.table, hint.pk) for hint in hints}
         return hints + [one for one in self.asked(asked, schema) if (one.table, one.pk) not in touched]
 
@@ -514,8 +520,8 @@ class DatabaseSource:
         """Take hints out that have served; at once where something that came waits for that."""
         if not agreed or self.looks_only:
             return
-        now = self.clock.monotonic_s()
-        if not at_once and len(agreed) < DROP_HINTS_MIN and now - self.dropped_s < DROP_EVERY_S:
+        rests = self.clock.monotonic_s() - self.touched_s >= RESTS_S
+        if not at_once and not rests and len(agreed) < DROP_HINTS_MIN:
             self.again = True
             return
         try:
@@ -523,8 +529,6 @@ class DatabaseSource:
                 drop_hints(connection, agreed)
         except (DatabaseUnavailable, DatabaseFault):
             self.again = True  # they harm nobody
-        else:
-            self.dropped_s = now
 
     def confirm(self, observations: Sequence[Observation]) -> list[Observation]:
         """Return all but new rows that another scan has recorded by now: SQLite shows no passing states."""

@@ -50,3 +50,56 @@ def test_a_row_that_came_while_a_look_began_is_not_taken_for_a_deleted_one(
     keys = [one.draft.key.partition(b"/")[0] for one in seen if isinstance(one, Observation)]
     assert keys == [b"first"]
     assert b.tables()["second"] == ["('from a', 1)"]
+
+
+class Watch:
+    """A clock that stands still."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_700_000_000.0
+
+    def now_us(self) -> int:
+        return int(self.seconds * 1_000_000)
+
+    def monotonic_s(self) -> float:
+        return self.seconds
+
+
+def hints_in(replica: Replica) -> int:
+    """Return how many rows are hinted at in the app's file."""
+    return sum(
+        replica.run(f"SELECT count(*) FROM {name}")[0][0]
+        for (name,) in replica.run(
+            "SELECT name FROM sqlite_schema WHERE name GLOB '_p2p_h*' AND type = 'table'"
+        )
+    )
+
+
+def test_an_app_that_is_at_work_is_left_alone_with_its_hints_until_it_rests(
+    pair: tuple[Replica, Replica],
+) -> None:
+    replica, _ = pair
+    clock = replica.source.clock = Watch()
+    for number in range(1, 6):
+        replica.run(f"INSERT INTO first VALUES ({number}, 'x')")
+        clock.seconds += 0.5
+        assert replica.scan() == 1
+        assert replica.scan() == 0
+        assert hints_in(replica) == number
+    clock.seconds += 1
+    assert replica.source.take_busy() == EVERYTHING, "it looks again by itself"
+    assert replica.scan() == 0
+    assert hints_in(replica) == 0
+
+
+def test_hints_do_not_pile_up_though_an_app_never_rests(pair: tuple[Replica, Replica]) -> None:
+    replica, _ = pair
+    replica.source.clock = Watch()
+    most = 0
+    for number in range(30):
+        first = number * 100
+        rows = ", ".join(f"({key}, 'x')" for key in range(first, first + 100))
+        replica.run(f"INSERT INTO first VALUES {rows}")
+        assert replica.scan() == 100
+        most = max(most, hints_in(replica))
+    assert 500 <= most <= 700
