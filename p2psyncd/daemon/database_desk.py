@@ -267,6 +267,10 @@ class DatabaseDesk:
             yield ItemError(item=table, error=f"this table is not synced: {reason}")
         for table, column in unknown_counters(schema, self.source.counters) if schema is not None else ():
             yield ItemError(item=f"{table}.{column}", error="is to be a counter, and there is no such column")
+        for key, reason in sorted(self.source.unmendable.items()):
+            yield ItemError(
+                item=row_name(key), error=f"what it refers to could not be looked after: {reason}"
+            )
         for table, reason in sorted(self.source.unkept_searches.items()):
             yield ItemError(
                 item=table, error=f"its search index is not kept up with what comes: {reason}; {REBUILD}"

@@ -8,7 +8,6 @@ file says whether the transaction was committed, and its outcomes are taken with
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
@@ -22,23 +21,21 @@ from p2psyncd.sources.database.culprits import find_culprits
 from p2psyncd.sources.database.edits import Edits
 from p2psyncd.sources.database.file import DatabaseAccess
 from p2psyncd.sources.database.hints import (
-    following,
     following_apply,
-    install,
     read_hints,
     read_mark,
     write_mark,
 )
 from p2psyncd.sources.database.intent import Change, Step, packed_step, unpacked_step
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
-from p2psyncd.sources.database.objects import CutOff, Objects
+from p2psyncd.sources.database.making import ObjectMaker
 from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.prepare import Prepared, prepare
 from p2psyncd.sources.database.resolve import Constraints, Row
 from p2psyncd.sources.database.retrying import Retries
 from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.schema import Schema, read_schema, schema_version
+from p2psyncd.sources.database.schema import Schema, schema_version
 from p2psyncd.sources.database.search import SearchIndexes
 from p2psyncd.sources.database.show import (
     HELD,
@@ -57,14 +54,9 @@ from p2psyncd.sources.source import Applied, Failed, Outcome, Restated, Surprise
 
 __all__ = ["RowApplier"]
 
-log = logging.getLogger(__name__)
-
 INTENT = "database-intent"
 DURABLE = "database-intent-durable"
-MADE = "database-made"
-"""The keys of tables, indexes, views and triggers that were made here for a peer."""
 OBJECTS = SCHEMA_TABLE.encode() + b"/"
-EMPTY = cbor2.dumps([])
 WHOLE_MAX = 20_000
 """A batch of so many rows is one transaction."""
 PIECE = 2_000
@@ -104,8 +96,6 @@ class RowApplier:
         self.faults = faults or Faults()
         self.access = access
         self.store = store
-        self.propagate = propagate
-        self.without = without
         self.places = Places.load(store)
         self.retries = Retries()
         self.noted: int | None = None
@@ -113,8 +103,7 @@ class RowApplier:
         self.constraints = self.adopted = Constraints(schema)
         """Of the schema in use, and of the one to use from the next call on."""
         self.search = SearchIndexes(schema)
-        self.cut_off: set[bytes] = set()
-        """The keys of tables, indexes, views and triggers that took too long to make."""
+        self.maker = ObjectMaker(access, store, propagate=propagate, without=without, faults=self.faults)
 
     def adopt(self, schema: Schema) -> None:
         """Use another schema from the next call on, once hints are installed for it.
@@ -141,7 +130,11 @@ class RowApplier:
         """
         self.constraints = self.adopted
         objects = [pending for pending in batch if pending.item.key.startswith(OBJECTS)]
-        outcomes = self.make_objects(objects) if objects else []
+        outcomes: list[Outcome] = []
+        if objects:
+            outcomes, schema = self.maker.make(objects, self.schema)
+            self.adopt(schema)
+            self.constraints = self.adopted
         self.unsettle(())
         rows: list[Prepared] = []
         for pending in batch:
@@ -205,55 +198,6 @@ class RowApplier:
             ]
 
     # Steps
-
-    def make_objects(self, batch: Sequence[Pending]) -> list[Outcome]:
-        """Make the tables, indexes, views and triggers that are wanted here, in a transaction before the rows'.
-
-        Nothing needs to be noted for after a kill: what is there then is found there.
-        """
-        outcomes: list[Outcome] = []
-        sound = []
-        for pending in batch:
-            try:
-                unpack_key(pending.item.key)
-                state_of(pending.item)
-            except ValueError as error:
-                outcomes.append(Failed(key=pending.item.key, reason=f"it is no part of a schema: {error}"))
-            else:
-                sound.append(pending)
-        while True:
-            try:
-                outcomes += self.make_sound(sound)
-            except CutOff as cut:
-                log.warning("object_takes_too_long key=%r", cut.key)
-                self.cut_off.add(cut.key)
-            else:
-                return outcomes
-
-    def make_sound(self, batch: Sequence[Pending]) -> list[Outcome]:
-        """Make what is wanted of some objects that can be read.
-
-        Raises:
-            CutOff: One took too long; nothing was done.
-        """
-        schema = self.schema
-        with self.access.writing(quiet=True) as connection:
-            if schema_version(connection) != self.schema.version:
-                return [Surprised(key=pending.item.key) for pending in batch]
-            made = {bytes(key) for key in cbor2.loads(self.store.setting(MADE) or EMPTY)}
-            objects = Objects(connection, self.schema, wanted=self.propagate, made=made, cut_off=self.cut_off)
-            objects.carry_out(batch)
-            if schema_version(connection) != self.schema.version:
-                mark = read_mark(connection)
-                schema = read_schema(connection, without=self.without)
-                if mark is not None:
-                    write_mark(connection, following(mark.number), mark.nonce)
-                    install(connection, schema, share=mark.share, device=mark.device)
-                    schema = read_schema(connection, without=self.without)
-                self.store.set_setting(MADE, cbor2.dumps(sorted(made | objects.made)))
-        self.adopt(schema)
-        self.constraints = self.adopted
-        return objects.outcomes
 
     def may_matter(self, key: bytes) -> bool:
         """Return whether a row may have to do with one that is shown otherwise than its key says."""

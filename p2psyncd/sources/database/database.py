@@ -164,6 +164,8 @@ class DatabaseSource:
         self.row_applier: RowApplier | None = None
         self.unmended: set[bytes] = set()
         """What was to be mended while an app had the file locked."""
+        self.unmendable: dict[bytes, str] = {}
+        """Rows whose parents and children could not be looked after, and why."""
         self.last: dict[bytes, tuple[Dot, bytes]] = {}
         """What the last apply put in place: key, its version and state."""
 
@@ -616,9 +618,12 @@ class DatabaseSource:
         try:
             with self.looking() as (connection, schema):
                 mender = Mender(schema, self.store, self.applier.places, connection)
-                drafts = mender.mend(self.unmended)
+                drafts, failed = mender.mend_all_but_faults(self.unmended, self.faults)
         except DatabaseUnavailable:
             return []  # the next call looks after them
+        for key in self.unmended:
+            self.unmendable.pop(key, None)
+        self.unmendable.update(failed)
         self.unmended.clear()
         return drafts
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 import apsw
 
 from p2psyncd.core.item import Draft, Item
+from p2psyncd.sources.database.culprits import find_culprits
 from p2psyncd.sources.database.defaults import UnknownDefault, default_of
 from p2psyncd.sources.database.keys import pack_key, unpack_key
 from p2psyncd.sources.database.row import (
@@ -30,10 +31,12 @@ from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import ForeignKey, Schema, Table
 from p2psyncd.sources.database.show import Catalogue, Identities, Places, View, as_value, collations, natural
 from p2psyncd.sources.database.values import Cell, Ref, same_cell
+from p2psyncd.sources.faults import ROW_FAULTS, Faults
 
 __all__ = ["Mender"]
 
 PENDING_PAGE = 1000
+FAULTS = (apsw.SQLError, apsw.BindingsError, *ROW_FAULTS)
 
 
 class Mender:
@@ -64,6 +67,27 @@ class Mender:
             if table.foreign_keys or table.name in self.children
         }
         """The tables that have parents or children, by how their rows' keys begin."""
+
+    def mend_all_but_faults(
+        self, changed: Collection[bytes], faults: Faults
+    ) -> tuple[list[Draft], dict[bytes, str]]:
+        """Return what `mend` does, without the rows on which it fails for a reason that nobody foresaw; and these, with the reason."""
+        try:
+            return self.mend(changed), {}
+        except FAULTS:
+            found = {
+                key: faults.reason("looking after a row's parents and children", error)
+                for key, error in find_culprits(sorted(changed), self.attempt)
+            }
+        return self.mend(set(changed) - found.keys()), found
+
+    def attempt(self, changed: Collection[bytes]) -> Exception | None:
+        """Return what `mend` fails by."""
+        try:
+            self.mend(changed)
+        except FAULTS as error:
+            return error
+        return None
 
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         """Return the writes that make changed rows fit their parents and children; what they entail is for the next call."""

@@ -24,6 +24,7 @@ from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.schema import Schema, SchemaObject, Table, read_objects, read_schema
 from p2psyncd.sources.database.show import HELD
 from p2psyncd.sources.database.values import row_hash
+from p2psyncd.sources.faults import ROW_FAULTS, Faults
 from p2psyncd.sources.source import Applied, Failed, Outcome
 
 __all__ = ["CutOff", "Objects", "state_of_object"]
@@ -70,6 +71,7 @@ class Objects:
         wanted: bool,
         made: Collection[bytes],
         cut_off: Collection[bytes] = (),
+        faults: Faults | None = None,
     ) -> None:
         """Begin.
 
@@ -79,7 +81,9 @@ class Objects:
             wanted: Whether the user lets peers add to the schema.
             made: The keys of what was made here for a peer before.
             cut_off: The keys of what took too long.
+            faults: Who tells of errors that nobody foresaw.
         """
+        self.faults = faults or Faults()
         self.cut_off = cut_off
         self.connection = connection
         self.here = {(each.type, each.name.lower()): each for each in schema.objects}
@@ -101,8 +105,13 @@ class Objects:
                     reason = "it is no table, index, view or trigger"
                     self.outcomes.append(Failed(key=pending.item.key, reason=reason))
         for _, kind, name, pending in sorted(named, key=lambda one: one[:3]):
-            state = self.one(kind, name, pending)
-            self.outcomes.append(Applied(key=pending.item.key, state=state))
+            try:
+                state = self.one(kind, name, pending)
+            except ROW_FAULTS as error:
+                reason = self.faults.reason(f"making {kind} {name}", error)
+                self.outcomes.append(Failed(key=pending.item.key, reason=reason))
+            else:
+                self.outcomes.append(Applied(key=pending.item.key, state=state))
 
     def one(self, kind: str, name: str, pending: Pending) -> bytes:
         """Do what can be done about one object; return its state then."""

@@ -137,6 +137,8 @@ class Scanner:
         """Tables that have rows with NULL in their key."""
         self.unsettled = False
         """Whether hints are left that a later look will find settled."""
+        self.failed: list[ItemError] = []
+        """Hinted rows that could not be looked at, by their tables."""
         self.told: dict[tuple[str, Place], Told] = {}
         """What the hinted rows are that differ."""
         self.found: set[tuple[str, Place]] = set()
@@ -170,6 +172,7 @@ class Scanner:
             hinted.setdefault((hint.table, hint.pk), hint)
         single = [hint for hint in hinted.values() if hint.table not in look.compare]
         sightings = self.sightings(single, look)
+        yield from self.failed
         if look.compare:
             agreed = len(self.agreed)
             yield from self.compare(look, hinted)
@@ -220,7 +223,12 @@ class Scanner:
         others = {name for name, table in tables.items() if self.has_other_columns(table, look)}
         with self.moments.open() as rows:
             for hint in hints:
-                found = self.sight(rows, tables[hint.table], hint.pk, hint.ms)
+                try:
+                    found = self.sight(rows, tables[hint.table], hint.pk, hint.ms)
+                except ROW_FAULTS as error:
+                    reason = self.faults.reason(f"looking at a row of {hint.table}", error)
+                    self.failed.append(ItemError(key=hint.table.encode(), reason=reason))
+                    continue
                 if found is None or (found.listed == found.state and hint.table not in others):
                     self.agreed.append(hint)
                 else:

@@ -10,7 +10,11 @@ import apsw
 import pytest
 from two_files import EVERYTHING, Clock, Replica
 
-from p2psyncd.sources.source import Observation
+from p2psyncd.sources.database.rows import Rows
+from p2psyncd.sources.database.scan import Scanner
+from p2psyncd.sources.database.schema import Table
+from p2psyncd.sources.database.show import Place
+from p2psyncd.sources.source import ItemError, Observation
 
 DDL = "CREATE TABLE first(id INTEGER PRIMARY KEY, x); CREATE TABLE second(id TEXT PRIMARY KEY, x)"
 
@@ -103,3 +107,23 @@ def test_hints_do_not_pile_up_though_an_app_never_rests(pair: tuple[Replica, Rep
         assert replica.scan() == 100
         most = max(most, hints_in(replica))
     assert 500 <= most <= 700
+
+
+def test_a_row_that_cannot_be_looked_at_keeps_no_other_back(
+    pair: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = pair
+    a.run("INSERT INTO second VALUES ('one', 1), ('two', 2)")
+    through = Scanner.sight
+
+    def sight(self: Scanner, rows: Rows, table: Table, place: Place, ms: int) -> object:
+        if place == ("one",):
+            raise LookupError("no such thing")
+        return through(self, rows, table, place, ms)
+
+    monkeypatch.setattr(Scanner, "sight", sight)
+    found = list(a.source.scan(EVERYTHING))
+    assert [one.draft.key for one in found if isinstance(one, Observation)] == [b"second/-/'two"]
+    [error] = [one for one in found if isinstance(one, ItemError)]
+    assert error.key == b"second"
+    assert "LookupError at test_database.py" in error.reason

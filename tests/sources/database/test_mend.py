@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from two_files import Clock, Replica, exchange
+
+from p2psyncd.core.item import Item
+from p2psyncd.sources.database.keys import unpack_key
+from p2psyncd.sources.database.mend import Mender
+from p2psyncd.sources.database.schema import Table
 
 Pair = Callable[[str], tuple[Replica, Replica]]
 
@@ -171,3 +177,25 @@ def test_a_default_parent_may_be_a_bare_word_and_the_parent_comes_back_where_onl
     exchange(a, b)
     assert a.tables() == b.tables()
     assert b.tables()["child"] == children
+
+
+def test_a_row_that_cannot_be_looked_after_keeps_nothing_else_back_and_is_named(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair(family("ON DELETE CASCADE"))
+    a.run("INSERT INTO parent VALUES (1, 'one'), (2, 'two')")
+    exchange(a, b)
+    a.run("DELETE FROM parent WHERE id = 1")
+    b.run("INSERT INTO child VALUES (1, 1), (2, 2)")
+    through = Mender.with_parents
+
+    def with_parents(self: Mender, table: Table, child: Item) -> Iterator[Any]:
+        if unpack_key(child.key).pk == (2,) and table.name == "child":
+            raise LookupError("no such thing")
+        yield from through(self, table, child)
+
+    monkeypatch.setattr(Mender, "with_parents", with_parents)
+    exchange(a, b)
+    assert a.tables() == b.tables()
+    assert a.tables()["child"] == ["(2, 2)"]
+    assert ["LookupError at test_mend.py" in reason for reason in b.source.unmendable.values()] == [True]

@@ -195,7 +195,7 @@ def test_an_index_that_takes_too_long_is_left_out_and_what_came_with_it_is_made(
 ) -> None:
     clock = Clock()
     a, b = (Replica(number, tmp_path / f"{number}.db", SCHEMA, clock) for number in (1, 2))
-    b.source.applier.propagate = True
+    b.source.applier.maker.propagate = True
     a.run(
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 3000) INSERT INTO people SELECT x, x FROM c"
     )
