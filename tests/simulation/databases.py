@@ -72,8 +72,8 @@ class DatabaseDevice(CommonDevice):
             machine.clock,
             device=machine.device,
         )
-        source.revived = machine.revived
-        source.full = machine.doubted
+        source.revived, source.went = machine.revived, machine.kind.went
+        source.full |= machine.doubted
         source.recover()
         super().__init__(machine, store, source, None)
         self.replica.acceptable = lambda item: is_acceptable(item.key) and is_sound(item)
@@ -109,9 +109,10 @@ class DatabaseDevice(CommonDevice):
 
 
 class Source(DatabaseSource):
-    """The real source; what comes back by its rules is noted."""
+    """The real source; what comes back by its rules, and what goes by them, is noted."""
 
     revived: set[Claim]
+    went: set[bytes]
 
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         drafts = super().mend(changed)
@@ -120,6 +121,8 @@ class Source(DatabaseSource):
             stored = before.get(draft.key)
             if draft.kind is Kind.ROW and stored is not None and not stored.item.live:
                 self.revived |= claims_in(draft)
+            if draft.kind is Kind.TOMBSTONE and stored is not None:
+                self.went |= {claim.value for claim in claims_in(stored.item)}
         return drafts
 
 
@@ -257,7 +260,7 @@ class DatabaseMachine(CommonMachine):
                 found |= values_in(at.table, loser.cells)
             if (item.live and (state.image or stored.state == HELD)) or at.table in PARENTS:
                 found |= values_in(at.table, state.cells)
-        return found
+        return found | self.kind.went
 
     def kept(self) -> AbstractSet[bytes]:
         return set()
@@ -353,6 +356,9 @@ class DatabaseKind:
     def __init__(self) -> None:
         self.revived: set[Claim] = set()
         """What came back by the rules, anywhere."""
+        self.went: set[bytes] = set()
+        """What went with its parent by the rules, anywhere: known to who deleted it, as what an app's own cascade deletes is.
+        Two devices may let two versions of a row go, and of two deletes one is left."""
         self.enforced = True
         """Whether all apps have seen to their references so far."""
         self.in_order = True
