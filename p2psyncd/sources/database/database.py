@@ -46,7 +46,14 @@ from p2psyncd.sources.database.mend import Mender
 from p2psyncd.sources.database.moments import Moments, OneMoment, SchemaChanged, Steps, locks_apps_out
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.opening import connect
-from p2psyncd.sources.database.row import draft, is_sound, join, knows_baseline, removed, state_of
+from p2psyncd.sources.database.row import (
+    draft,
+    is_sound,
+    join,
+    knows_baseline,
+    removed,
+    state_of,
+)
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import Finding, Look, Scanner, Told, known_by_now
 from p2psyncd.sources.database.schema import Schema, Table, read_schema, schema_version
@@ -82,6 +89,8 @@ SCHEMAS_MAX = 20
 ASKED = -1
 """Counts the touches of a row that no app touched."""
 MICROSECONDS = 1_000_000
+DOUBT = "database-doubt"
+"""Whether every row is still to be compared: the state is older than the file."""
 
 
 class Store(ShareStorage, Settings, Protocol):
@@ -138,10 +147,10 @@ class DatabaseSource:
         self.awaiting = False
         """Whether a copy from a peer is on its way into the file, which nobody is to look at before."""
         self.watcher = Watcher(access.path)
-        self.guard = FileGuard(access, Known.load(store), share=share, device=device)
+        self.guard = FileGuard(access, Known.load(store), share=share, device=device, arrival=store.arrival)
         access.keeper = self.guard
         self.schema: Schema | None = None
-        self.full = False
+        self.full = bool(store.setting(DOUBT))
         """Whether the next scan compares every row."""
         self.catching_up = False
         self.seen: dict[tuple[str, Place], Told] = {}
@@ -541,6 +550,8 @@ class DatabaseSource:
             self.again, self.full = True, self.full or self.compared is not None
         elif self.compared is not None:
             self.compared.save(self.store)
+            if self.store.setting(DOUBT):
+                self.store.set_setting(DOUBT, b"")
         self.compared = None
         self.guard.save(self.store)
         return kept
@@ -732,6 +743,9 @@ class DatabaseSource:
         """Put the nonce into the watermark; where an app has the file locked, the next opening has a doubt more."""
         if self.looks_only:
             return
+        if self.guard.doubtful:
+            # What is written now makes the file pass for this state's, and the comparison may be long in coming.
+            self.store.set_setting(DOUBT, b"1")
         with suppress(DatabaseUnavailable, DatabaseFault, OSError, ShareHeld):
             with self.access.writing(quiet=True) as connection:
                 mark = read_mark(connection)

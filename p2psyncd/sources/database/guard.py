@@ -6,11 +6,14 @@ it is older, with whatever inode it comes: its rows must be taken neither for ed
 The mark is looked at in the very transaction that reads or writes; inode and path are `file`'s to check.
 
 A number that is ahead of the state's, under the nonce that the state knows, is this opening's: the state notes
-a number after the file has it, and a killed process did not get to that. Under another nonce the *state* is older.
+a number after the file has it, and a killed process did not get to that. Under another nonce the *state* is older;
+and so it is where the file was written to by a process that had a state which had come further: the hints that this
+one dropped are about rows that the older state does not know.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -70,7 +73,9 @@ class Known:
         return cbor2.dumps([self.number, self.nonce, self.inode])
 
 
-def judge(mark: Mark | None, known: Known | None, *, share: bytes, device: bytes) -> Verdict:
+def judge(
+    mark: Mark | None, known: Known | None, *, share: bytes, device: bytes, arrival: int | None = None
+) -> Verdict:
     """Return what a file with this watermark is; pure.
 
     Args:
@@ -78,6 +83,7 @@ def judge(mark: Mark | None, known: Known | None, *, share: bytes, device: bytes
         known: What the state knows; None while it is to take the file as it is.
         share: Whose file it must be.
         device: This device.
+        arrival: How far the state has come; None if that is not in question.
     """
     if known is None:
         return Verdict.SAME
@@ -86,7 +92,9 @@ def judge(mark: Mark | None, known: Known | None, *, share: bytes, device: bytes
     if mark.device != device:
         return Verdict.COPIED
     if mark.nonce == known.nonce:
-        return Verdict.RESTORED if mark.number < known.number else Verdict.SAME
+        if mark.number < known.number:
+            return Verdict.RESTORED
+        return Verdict.AHEAD if arrival is not None and mark.arrival > arrival else Verdict.SAME
     return Verdict.RESTORED if mark.number <= known.number else Verdict.AHEAD
 
 
@@ -112,8 +120,20 @@ def why(verdict: Verdict, path: Path) -> str:
 class FileGuard:
     """Looks at each transaction of a file, and numbers those that write; set as the file's `keeper`."""
 
-    def __init__(self, access: DatabaseAccess, known: Known | None, *, share: bytes, device: bytes) -> None:
+    def __init__(
+        self,
+        access: DatabaseAccess,
+        known: Known | None,
+        *,
+        share: bytes,
+        device: bytes,
+        arrival: Callable[[], int],
+    ) -> None:
         self.access = access
+        self.arrival = arrival
+        """Returns how far the state has come."""
+        self.looked = False
+        """Whether the file was looked at since the state was opened: it gets no older from then on."""
         self.known = known
         self.share = share
         self.device = device
@@ -165,9 +185,11 @@ class FileGuard:
         mark = read_mark(connection)
         self.began = mark.number if mark is not None else -1
         known = expected if isinstance(expected, Known) else None
-        verdict = judge(mark, known, share=self.share, device=self.device)
+        arrival = None if self.looked else self.arrival()
+        verdict = judge(mark, known, share=self.share, device=self.device, arrival=arrival)
         if reason := why(verdict, self.access.path):
             raise ShareHeld(reason)
+        self.looked = True
         self.doubtful |= verdict is Verdict.AHEAD
 
     def committing(self, connection: apsw.Connection) -> None:
@@ -184,6 +206,7 @@ class FileGuard:
                 f"UPDATE main.{MARK_TABLE} SET share = ?, device = ?, number = ?",  # noqa: S608  (our own name)
                 (self.share, self.device, number),
             )
+        connection.execute(f"UPDATE main.{MARK_TABLE} SET arrival = ?", (self.arrival(),))  # noqa: S608  (our own name)
         found = self.access.identity
         self.next = Known(number=number, nonce=mark.nonce, inode=found.inode if found is not None else 0)
 

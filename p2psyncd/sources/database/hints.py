@@ -67,6 +67,8 @@ class Mark(NamedTuple):
     device: bytes
     number: int
     nonce: bytes
+    arrival: int = 0
+    """How far the state had come (`ShareStorage.arrival`) when we last wrote to the file."""
 
 
 class Found(NamedTuple):
@@ -103,7 +105,7 @@ def install(connection: apsw.Connection, schema: Schema, *, share: bytes, device
         mark = read_mark(connection)
         if mark is None or (mark.share, mark.device) != (share, device):
             connection.execute(f"DELETE FROM main.{MARK_TABLE}")
-            connection.execute(f"INSERT INTO main.{MARK_TABLE} VALUES(?, ?, 0, x'')", (share, device))
+            connection.execute(f"INSERT INTO main.{MARK_TABLE} VALUES(?, ?, 0, x'', 0)", (share, device))
 
 
 def installed(connection: apsw.Connection, schema: Schema) -> bool:
@@ -188,7 +190,9 @@ def read_mark(connection: apsw.Connection) -> Mark | None:
     """Return the watermark, or None where there is none of ours."""
     if not any(each.name == MARK_TABLE for each in find_ours(connection)):
         return None
-    row = connection.execute(f"SELECT share, device, number, nonce FROM main.{MARK_TABLE}").fetchone()
+    row = connection.execute(
+        f"SELECT share, device, number, nonce, arrival FROM main.{MARK_TABLE}"
+    ).fetchone()
     return None if row is None else Mark(*row)
 
 

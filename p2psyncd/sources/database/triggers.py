@@ -100,7 +100,7 @@ def mark_table() -> Made:
     return Made(
         type="table",
         name=MARK_TABLE,
-        sql=f"CREATE TABLE {MARK_TABLE}({OURS}*/ share BLOB, device BLOB, number INTEGER, nonce BLOB)",
+        sql=f"CREATE TABLE {MARK_TABLE}({OURS}*/ share BLOB, device BLOB, number INTEGER, nonce BLOB, arrival INTEGER)",
     )
 
 

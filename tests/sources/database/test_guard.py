@@ -83,6 +83,7 @@ class Device:
     def __init__(self, path: Path, device: bytes = DEVICE) -> None:
         self.path = path
         self.device = device
+        self.arrived = 0
         self.settings: Any = Settings()
         if not path.exists():
             make(path)
@@ -97,7 +98,9 @@ class Device:
         self.file = DatabaseFile(self.path)
         self.file.tries = 20
         known = Known.load(self.settings)
-        self.guard = FileGuard(self.file, known, share=SHARE, device=self.device)
+        self.guard = FileGuard(
+            self.file, known, share=SHARE, device=self.device, arrival=lambda: self.arrived
+        )
         self.file.keeper = self.guard
 
     def write(self) -> None:
@@ -285,6 +288,23 @@ def test_a_state_that_is_older_than_the_file_has_every_row_compared(here: Device
     here.start()
     here.look()
     assert here.guard.doubtful
+
+
+def test_a_state_that_had_not_come_as_far_as_the_file_has_every_row_compared(here: Device) -> None:
+    here.arrived = 5
+    here.write()
+    here.start()
+    here.look()
+    assert not here.guard.doubtful
+    here.arrived = 4  # a backup of the state alone, made while this opening was written to
+    here.start()
+    here.look()
+    assert here.guard.doubtful
+    here.guard.doubtful = False
+    here.write()
+    here.start()
+    here.look()
+    assert not here.guard.doubtful
 
 
 def test_a_transaction_that_numbers_itself_keeps_its_number(here: Device) -> None:

@@ -590,7 +590,7 @@ def test_installing_again_changes_nothing() -> None:
     before, version = dumped(app), app.pragma("schema_version")
     put_in(app)
     assert (dumped(app), app.pragma("schema_version")) == (before, version)
-    assert read_mark(app) == (SHARE, DEVICE, 5, b"nonce")
+    assert read_mark(app) == (SHARE, DEVICE, 5, b"nonce", 0)
     assert taken(app) == {("t", (1,))}
 
 
@@ -609,7 +609,7 @@ def test_the_watermark_of_another_share_or_device_begins_anew() -> None:
     app = opened("CREATE TABLE t(id INTEGER PRIMARY KEY)")
     write_mark(app, 5, b"nonce")
     install(app, read_schema(app), share=SHARE, device=b"another")
-    assert read_mark(app) == (SHARE, b"another", 0, b"")
+    assert read_mark(app) == (SHARE, b"another", 0, b"", 0)
     uninstall(app)
     assert read_mark(app) is None
 
