@@ -98,6 +98,7 @@ class RowApplier:
         self.store = store
         self.places = Places.load(store)
         self.retries = Retries()
+        self.forget_lost()
         self.noted: int | None = None
         """The number of an intent that is not durable yet."""
         self.constraints = self.adopted = Constraints(schema)
@@ -113,6 +114,15 @@ class RowApplier:
         if schema is not self.adopted.schema:
             self.adopted = Constraints(schema)
             self.retries.all = True
+
+    def forget_lost(self) -> None:
+        """Forget how rows were shown that the store has lost: what is in their places would pass for them, and never be captured."""
+        noted = {*self.places.moved, *self.places.held, *self.places.unsettled}
+        lost = noted - self.store.get_many(sorted(noted)).keys() if noted else noted
+        if lost:
+            self.places.update(dict.fromkeys(lost))
+            self.places.unsettled -= lost
+            self.places.save(self.store)
 
     @property
     def schema(self) -> Schema:
