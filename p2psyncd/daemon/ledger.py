@@ -581,7 +581,7 @@ class Ledger:
                 waiting = item.key in page.pending
                 # What it knew of the old actor's writes was all from before they parted.
                 known = {**unpack_vector(item.vector), **({old: since} if since >= 0 else {})}
-                again = replace(item, dot=self.dot(), vector=pack_vector(known))
+                again = self.source.stamped_again(replace(item, vector=pack_vector(known)), self.dot(), since)
                 if waiting:
                     page.put_pending(Pending(item=again, base=base))
                 else:

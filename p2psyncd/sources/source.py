@@ -261,6 +261,16 @@ class Source(Protocol):
         """Return the write that made an item's content: of a conflict copy, the loser's; pure."""
         ...
 
+    def stamped_again(self, item: Item, dot: Dot, since: int) -> Item:
+        """Return a version of our own as another write, because this replica goes on as another actor; pure.
+
+        Args:
+            item: The version, which still has the name that the old actor gave it.
+            dot: Its name from now on.
+            since: The last write of the old actor that is surely no other's.
+        """
+        ...
+
     def aside(self, item: Item) -> Draft:
         """Return the losing version `item` as its conflict copy: a pure function of the version, key and all.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -200,6 +200,9 @@ class MemorySource:
 
     def made_by(self, item: Item) -> Dot:
         return content_dot(item, decode_or_plain(item.meta))
+
+    def stamped_again(self, item: Item, dot: Dot, since: int) -> Item:
+        return replace(item, dot=dot)
 
     def aside(self, item: Item) -> Draft:
         return aside(item)

@@ -52,6 +52,7 @@ from p2psyncd.sources.database.row import (
     join,
     knows_baseline,
     removed,
+    stamped_again,
     state_of,
 )
 from p2psyncd.sources.database.rows import Rows
@@ -677,6 +678,10 @@ class DatabaseSource:
     def made_by(self, item: Item) -> Dot:
         """Return the write of an item: there are no copies of others."""
         return item.dot
+
+    def stamped_again(self, item: Item, dot: Dot, since: int) -> Item:
+        """Return a version of our own as another write, with all that it set."""
+        return stamped_again(item, dot, since)
 
     def preserve(self, stored: Stored, key: bytes) -> NoReturn:
         """Never called: rows are merged."""

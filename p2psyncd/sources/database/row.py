@@ -13,7 +13,8 @@ from dataclasses import replace
 import cbor2
 from blake3 import blake3
 
-from p2psyncd.core.item import Draft, Item, Kind, baseline_item
+from p2psyncd.core.item import HLC_MAX, Draft, Item, Kind, baseline_item
+from p2psyncd.core.version import Dot
 from p2psyncd.sources.database.joining import join, knows_baseline, newest
 from p2psyncd.sources.database.migration import Changes
 from p2psyncd.sources.database.rowstate import (
@@ -61,6 +62,7 @@ __all__ = [
     "removed",
     "resolved",
     "revived",
+    "stamped_again",
     "state_of",
     "unpack",
 ]
@@ -241,6 +243,34 @@ def resolved(item: Item, changes: Mapping[str, Cell] | None = None) -> RowState:
     if state.live:
         return overwritten(state, changes)
     return RowState(life=next_life(state), cells=in_order({**state.cells, **changes}), resolved=known(state))
+
+
+def stamped_again(item: Item, dot: Dot, since: int) -> Item:
+    """Return a version as the write of another actor, which its writer goes on as; see `Source.stamped_again`.
+
+    What the old actor set since it may have gone on elsewhere has new stamps, too: they would pass for known to what it
+    wrote there. They are a little later, so that they stand where both are joined: else all would be as before.
+    """
+    again = replace(item, dot=dot, hlc=min(item.hlc + 1, HLC_MAX))
+    try:
+        state = unpack(item.meta)
+    except ValueError:
+        return again  # it never lived, or cannot be read
+
+    def anew(stamp: Stamp) -> Stamp:
+        ours = stamp.actor == item.dot.actor and stamp.seq > since
+        return Stamp(min(stamp.hlc + 1, HLC_MAX), *dot) if ours else stamp
+
+    base = state.base and anew(state.base)
+    stamps = {name: stamp and anew(stamp) for name, stamp in state.stamps.items()}
+    losers = sorted((replace(one, stamp=anew(one.stamp)) for one in state.losers), key=lambda one: one.stamp)
+    state = replace(
+        state,
+        base=base,
+        stamps={name: stamp for name, stamp in stamps.items() if stamp != base},
+        losers=tuple(losers),
+    )
+    return replace(again, meta=pack(state))
 
 
 def baseline(key: bytes, cells: Mapping[str, Cell]) -> Item:

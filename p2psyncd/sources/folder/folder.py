@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -293,6 +294,10 @@ class FolderSource:
     def made_by(self, item: Item) -> Dot:
         """Return the write that made an item's content."""
         return content_dot(item, decode_or_plain(item.meta))
+
+    def stamped_again(self, item: Item, dot: Dot, since: int) -> Item:
+        """Return a version of our own as another write."""
+        return replace(item, dot=dot)
 
     def aside(self, item: Item) -> Draft:
         """Return a losing version as its conflict copy."""

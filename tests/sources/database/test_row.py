@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import HLC_MAX, Draft, Item, Kind, dominates, supersede
 from p2psyncd.core.trie import entry_hash
-from p2psyncd.core.version import SEQ_MAX, Dot
+from p2psyncd.core.version import SEQ_MAX, Dot, pack_vector
 from p2psyncd.sources.database.joining import STATE_BYTES_MAX
 from p2psyncd.sources.database.row import (
     ACTOR0,
@@ -34,6 +34,7 @@ from p2psyncd.sources.database.row import (
     removed,
     resolved,
     revived,
+    stamped_again,
     state_of,
     unpack,
 )
@@ -818,3 +819,27 @@ def test_no_value_is_lost_that_nobody_replaced_knowingly(
         }
         if state.live:
             assert {(name, state.cells[name]) for name in own if name not in replaced} <= kept
+
+
+def test_what_is_stamped_again_is_known_to_nobody_else_who_went_by_that_actor() -> None:
+    first = write(A, 1, inserted({"x": "first", "y": "first"}))
+    here = edit(A, 3, edit(A, 2, first, x="here"), y="here")
+    there = edit(A, 9, first, x="there", y="there")  # a copy of the disk went on as the same actor
+    again = stamped_again(replace(here, vector=pack_vector({A: 1})), Dot(B, 4), since=1)
+    state = state_of(again)
+    assert again.hlc > here.hlc
+    assert dict(state.cells) == {"x": "here", "y": "here"}
+    assert {state.stamp(name).actor for name in ("x", "y")} == {B}  # type: ignore[union-attr]
+    joined = join(again, there)
+    assert joined.rewrite is not None
+    made = unpack(joined.rewrite.meta)
+    assert {value for one in made.losers for value in one.cells.values()} == {"here"}
+    # Who has it under its old name takes the new one over, and so does not lose it to the other.
+    old = join(here, again)
+    assert old == Merged(winner=Side.THEIRS)
+    assert stamped_again(first, Dot(B, 4), since=1).meta == first.meta
+
+
+def test_a_delete_that_is_stamped_again_needs_no_state() -> None:
+    gone = Item(key=KEY, kind=Kind.TOMBSTONE, digest=b"", size=0, meta=b"", dot=Dot(A, 1), hlc=1)
+    assert stamped_again(gone, Dot(B, 2), since=-1) == replace(gone, dot=Dot(B, 2), hlc=2)
