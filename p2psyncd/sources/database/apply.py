@@ -195,6 +195,7 @@ class RowApplier:
                 return []
             step.unsettled |= self.places.unsettled  # some may have been noted since
             self.finish(step)
+            self.forget_lost()
             return [
                 one
                 for one in step.outcomes
