@@ -439,9 +439,13 @@ class Ledger:
         What was there before the share was has one dot on all devices, whatever it is: the source tells whether it is
         the one that was known.
         """
-        return item.covers(other.dot) and (
-            other.dot.actor != BASELINE_ACTOR or self.source.knows_baseline(item, other)
-        )
+        if not item.covers(other.dot):
+            return False
+        if other.dot.actor == BASELINE_ACTOR:
+            return self.source.knows_baseline(item, other)
+        # Of a machine that was set back, or copied, a later write goes by the same actor and knows nothing of an
+        # earlier one: what that had been united with tells.
+        return not self.source.whole or covers_all(item, other)
 
     def take_newer(self, page: Page, item: Item, base: Stored | None) -> None:
         """Take a version that was written in knowledge of ours."""
@@ -703,6 +707,14 @@ def is_passed_over(item: Item, stored: Stored | None) -> bool:
         return True
     ours = stored.item
     return not ours.covers(item.dot) and not item.covers(ours.dot) and wins(item, ours)
+
+
+def covers_all(item: Item, other: Item) -> bool:
+    """Return whether a version knows all that another one does."""
+    if not other.vector or item.vector == other.vector:
+        return True
+    known = {**unpack_vector(item.vector), item.dot.actor: item.dot.seq}
+    return all(known.get(actor, -1) >= seq for actor, seq in unpack_vector(other.vector).items())
 
 
 def is_touched_directory(draft: Draft, base: Item, waiting: Item) -> bool:
