@@ -153,6 +153,8 @@ class DatabaseSource:
         self.schema: Schema | None = None
         self.full = bool(store.setting(DOUBT))
         """Whether the next scan compares every row."""
+        self.older = self.full
+        """Whether the state may be older than the file."""
         self.catching_up = False
         self.seen: dict[tuple[str, Place], Told] = {}
         """What the last scan found in hinted rows."""
@@ -342,6 +344,7 @@ class DatabaseSource:
                 full = (
                     self.full or self.guard.doubtful or notes.version != schema.version or not notes.baselined
                 )
+                self.older |= self.guard.doubtful
                 self.full = self.guard.doubtful = False
                 look = Look(
                     hints=self.hints(connection, schema, dirty.keys),
@@ -349,6 +352,7 @@ class DatabaseSource:
                     known=notes.tables,
                     baseline=not notes.baselined,
                     catch_up=self.catching_up,
+                    older=self.older,
                     told=self.seen,
                     counters=self.counters,
                     keyless=self.keyless,
@@ -420,7 +424,7 @@ class DatabaseSource:
         if scanner.surplus:
             self.discard(scanner.surplus, scanner.schema)
         if after is not None and not self.full:
-            self.compared, self.catching_up = after, False
+            self.compared, self.catching_up, self.older = after, False, False
         self.again = scanner.unsettled
         self.drop([hint for hint in scanner.agreed if hint.n != ASKED], at_once=at_once)
 

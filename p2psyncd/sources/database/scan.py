@@ -81,6 +81,8 @@ class Look:
     """Whether this is what was there before the share was."""
     catch_up: bool = False
     """Whether what differs is older, and gives way to what the store knows."""
+    older: bool = False
+    """Whether the store may be older than the file: what differs, and no hint tells of, is then perhaps what a peer wrote."""
     told: Mapping[tuple[str, Place], Told] = field(default_factory=dict)
     """What an earlier scan found in hinted rows."""
     counters: Mapping[str, Collection[str]] = field(default_factory=dict)
@@ -502,12 +504,15 @@ class Scanner:
         if not self.has_other_columns(table, look):
             listed = hashes_of(one.listed, one.values)
             if listed:
+                written = {
+                    name: self.cell(table, name, value)
+                    for name, value in one.values.items()
+                    if column_hash(value) != listed[name]
+                }
+                # Written down as an edit, it must not pass for one in knowledge of what the store has.
+                unseen = list(written) if look.older and not one.touched else []
                 return Changes(
-                    written={
-                        name: self.cell(table, name, value)
-                        for name, value in one.values.items()
-                        if column_hash(value) != listed[name]
-                    }
+                    written=written, unseen=[name for name in unseen if name in state_of(base.item).cells]
                 )
         now = self.cells(table, one.values)
         self.name_itself(one, now)
