@@ -420,8 +420,9 @@ class ShareStore(ShareReader):
 
     # Settings and content
     def set_setting(self, name: str, value: bytes) -> None:
-        """Store a value of this share."""
-        self.database.run("INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)", (name, value))
+        """Store a value of this share; as durable as the step that it is a part of, by itself not at all."""
+        with self.database.transaction(durable=False):
+            self.database.run("INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)", (name, value))
 
     def put_chunk_list(self, digest: bytes, chunks: bytes) -> None:
         """Remember the packed chunk list of a content; the newest 2,000 or so are kept."""

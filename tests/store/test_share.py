@@ -557,6 +557,14 @@ def test_a_durable_transaction_is_one_like_any_other(store: ShareStore) -> None:
         assert store.database.row("PRAGMA synchronous") == (1,)
 
 
+def test_a_setting_by_itself_waits_for_no_disk_whatever_was_written_before(store: ShareStore) -> None:
+    with store.transaction(durable=True):
+        store.set_setting("x", b"1")
+    store.set_setting("x", b"2")
+    assert store.database.row("PRAGMA synchronous") == (1,)
+    assert store.setting("x") == b"2"
+
+
 def test_knowledge_is_committed_durably(store: ShareStore) -> None:
     store.commit_knowledge({THEM: 1})
     assert store.database.row("PRAGMA synchronous") == (2,)
