@@ -5,7 +5,7 @@ write hints, so they come and go with the app's transactions, whatever program w
 
 - The triggers name only columns of keys and of unique indexes: SQLite refuses to drop a column that a trigger names. It
   refuses to drop these anyway, but for one case: an app that drops a unique index, and then a column of it before the daemon has made the
-  triggers anew, is refused (decision 0023).
+  triggers anew, is refused (decision 0024).
 - A hint is written as UPDATE, and as INSERT where that found none. Neither can meet a conflict, because the conflict clause of the app's
   statement would override ours: under INSERT OR IGNORE a hint would be dropped.
 - What a REPLACE evicts fires no DELETE trigger (unless recursive_triggers is on). So whoever holds a unique value that is about to be taken is
