@@ -35,7 +35,7 @@ from p2psyncd.sources.database.rowstate import (
     unpack,
     wire_cells,
 )
-from p2psyncd.sources.database.sums import Sum, added
+from p2psyncd.sources.database.sums import OWN, Sum, added
 from p2psyncd.sources.database.values import Cell, same_cell
 
 __all__ = [
@@ -250,6 +250,7 @@ def stamped_again(item: Item, dot: Dot, since: int) -> Item:
 
     What the old actor set since it may have gone on elsewhere has new stamps, too: they would pass for known to what it
     wrote there. They are a little later, so that they stand where both are joined: else all would be as before.
+    A counter to which it added since is set to what it shows: who has the addition under its old name would count it twice.
     """
     again = replace(item, dot=dot, hlc=min(item.hlc + 1, HLC_MAX))
     try:
@@ -262,13 +263,21 @@ def stamped_again(item: Item, dot: Dot, since: int) -> Item:
         return Stamp(min(stamp.hlc + 1, HLC_MAX), *dot) if ours else stamp
 
     base = state.base and anew(state.base)
-    stamps = {name: stamp and anew(stamp) for name, stamp in state.stamps.items()}
+    added_to = {
+        name
+        for name, made_of in state.sums.items()
+        if any(
+            one.actor == OWN or (one.actor == item.dot.actor and one.seq > since) for one in made_of.additions
+        )
+    }
+    stamps = {name: stamp and anew(stamp) for name, stamp in state.stamps.items()} | dict.fromkeys(added_to)
     losers = sorted((replace(one, stamp=anew(one.stamp)) for one in state.losers), key=lambda one: one.stamp)
     state = replace(
         state,
         base=base,
         stamps={name: stamp for name, stamp in stamps.items() if stamp != base},
         losers=tuple(losers),
+        sums=without(state.sums, added_to),
     )
     return replace(again, meta=pack(state))
 

@@ -18,7 +18,7 @@ from p2psyncd.core.ids import ACTOR_ID_BYTES
 from p2psyncd.core.version import SEQ_MAX
 from p2psyncd.sources.database.values import INTEGER_MAX, INTEGER_MIN, Cell
 
-__all__ = ["ADDITIONS_MAX", "Addition", "Sum", "added", "named", "taken", "united", "wire_sums"]
+__all__ = ["ADDITIONS_MAX", "OWN", "Addition", "Sum", "added", "named", "taken", "united", "wire_sums"]
 
 ADDITIONS_MAX = 64
 """How many additions a column keeps apart; past that a write sets it."""

@@ -24,6 +24,7 @@ from p2psyncd.sources.database.row import (
     join,
     pack,
     removed,
+    stamped_again,
     state_of,
     unpack,
 )
@@ -143,6 +144,17 @@ def test_of_one_actor_the_later_additions_stand_for_the_earlier_ones() -> None:
     later = Sum(0, (Addition(A, 5, 3), Addition(A, 7, 1), Addition(B, 2, 10)))
     assert united(early, later) == united(later, early) == later
     assert united(early, Sum(1, ())) is None
+
+
+def test_an_addition_that_is_stamped_again_counts_once() -> None:
+    """A machine that was set back goes on as another actor; its peers may have the addition under the old name."""
+    one = add(A, 5, FIRST, 3)
+    again = stamped_again(one, Dot(B, 7), 4)
+    assert state_of(again).sums == {}
+    assert shown(met(again, one)) == shown(met(one, again)) == (13, [])
+    # What it added before the machines parted stays an addition.
+    later = put(A, 8, one, x=1)
+    assert state_of(stamped_again(later, Dot(B, 9), 6)).sums == state_of(one).sums
 
 
 ADDS = st.lists(
