@@ -397,7 +397,10 @@ class SessionDriver:
             effects = self.session.streamed(standing) if streamed else self.session.noticed(standing)
             await self.carry_out(effects, nursery)
             if streamed:
-                self.inspection.fire()  # before this there was none
+                # From here on it can be inspected, and more is said of it; perhaps the peer has said all already.
+                self.inspection.fire()
+                self.on_progress()
+                self.replica.signal.fire()
             return
 
     def supply(self, keys: Iterable[bytes]) -> None:
