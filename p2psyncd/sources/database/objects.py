@@ -21,7 +21,15 @@ from p2psyncd.core.storage import Pending
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, pack_key, unpack_key
 from p2psyncd.sources.database.names import is_bookkeeping, quoted
 from p2psyncd.sources.database.row import state_of
-from p2psyncd.sources.database.schema import Schema, SchemaObject, Table, read_objects, read_schema
+from p2psyncd.sources.database.schema import (
+    PRAGMA,
+    PRAGMAS,
+    Schema,
+    SchemaObject,
+    Table,
+    read_objects,
+    read_schema,
+)
 from p2psyncd.sources.database.show import HELD
 from p2psyncd.sources.database.values import row_hash
 from p2psyncd.sources.faults import ROW_FAULTS, Faults
@@ -29,7 +37,7 @@ from p2psyncd.sources.source import Applied, Failed, Outcome
 
 __all__ = ["CutOff", "Objects", "state_of_object"]
 
-ORDER = ("table", "index", "view", "trigger")
+ORDER = ("table", "index", "view", "trigger", PRAGMA)
 MODULES = {"fts3", "fts4", "fts5", "rtree", "rtree_i32", "geopoly"}
 """Modules of virtual tables that touch nothing but their own tables."""
 HARMLESS = {
@@ -49,6 +57,7 @@ MAKING = {
 WRITING = {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
 OUTWARD = {apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH, apsw.SQLITE_PRAGMA, apsw.SQLITE_CREATE_VTABLE}
 SQL_MAX = 1_000_000
+INT_BITS = 32
 VIRTUAL = "CREATE VIRTUAL TABLE"
 """So SQLite itself writes it down."""
 # An index over eight million rows takes as many, a statement without an end one or two seconds until here.
@@ -89,6 +98,8 @@ class Objects:
         self.here = {(each.type, each.name.lower()): each for each in schema.objects}
         tables = {object_key(each) for each in schema.objects if each.type == "table"}
         self.wanted = wanted or tables <= set(made)
+        self.empty = not tables
+        """Whether the file begins with what is made now."""
         self.made: set[bytes] = set()
         self.outcomes: list[Outcome] = []
         self.whole = connection.in_transaction
@@ -102,7 +113,7 @@ class Objects:
                 case (str(kind), str(name)) if kind in ORDER:
                     named.append((ORDER.index(kind), kind, name, pending))
                 case _:
-                    reason = "it is no table, index, view or trigger"
+                    reason = "it is no table, index, view, trigger or number of the file"
                     self.outcomes.append(Failed(key=pending.item.key, reason=reason))
         for _, kind, name, pending in sorted(named, key=lambda one: one[:3]):
             try:
@@ -133,7 +144,9 @@ class Objects:
             and not is_bookkeeping(table)
         ):
             try:
-                if here is None:
+                if kind == PRAGMA:
+                    self.number(wanted)
+                elif here is None:
                     self.make(wanted)
                 elif kind == "table" and here.sql != sql:
                     self.extend(here, wanted)
@@ -145,6 +158,14 @@ class Objects:
                 self.look_again(wanted)
         here = self.here.get((kind, name.lower()))
         return HELD if here is None else state_of_object(here)
+
+    def number(self, wanted: SchemaObject) -> None:
+        """Set a number in the head of a file that begins with a peer's tables, as their app would have."""
+        value = int(wanted.sql) if re.fullmatch(r"-?[0-9]{1,10}", wanted.sql) else 0
+        if wanted.name in PRAGMAS and self.empty and self.made and 0 < value.bit_length() < INT_BITS:
+            self.connection.pragma(wanted.name, value)
+            here = SchemaObject(type=PRAGMA, name=wanted.name, table="", sql=str(value))
+            self.here[PRAGMA, wanted.name] = here
 
     def trouble_with(self, key: bytes) -> Exception:
         """Return why all was rolled back while an object was made."""

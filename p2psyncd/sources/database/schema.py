@@ -23,6 +23,8 @@ from p2psyncd.sources.database.keys import SCHEMA_TABLE
 from p2psyncd.sources.database.names import is_bookkeeping, is_ours, is_shadow_of, quoted
 
 __all__ = [
+    "PRAGMA",
+    "PRAGMAS",
     "UTF_8",
     "Column",
     "ForeignKey",
@@ -53,6 +55,8 @@ SCHEMA_NAME = (
 
 KNOWN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
 UTF_8 = "UTF-8"
+# By these an app knows its file, and which migrations it has run there.
+PRAGMA, PRAGMAS = "pragma", ("user_version", "application_id")
 # table_xinfo's `hidden`.
 VIRTUAL_COLUMN, STORED_COLUMN = 2, 3
 
@@ -141,7 +145,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaObject:
-    """One of the app's tables, indexes, views or triggers, as sqlite_schema lists it."""
+    """One of the app's tables, indexes, views or triggers, as sqlite_schema lists it; or a number in the file's head (PRAGMA)."""
 
     type: str
     name: str
@@ -171,6 +175,23 @@ def encoding_of(connection: apsw.Connection) -> str:
 def schema_version(connection: apsw.Connection) -> int:
     """Return the number that changes with every change of the schema."""
     return int(connection.pragma("schema_version", schema="main"))
+
+
+def is_current(schema: Schema, connection: apsw.Connection) -> bool:
+    """Return whether the app has changed nothing of what was read; SQLite does not count changes of the pragmas."""
+    return schema.version == schema_version(connection) and read_pragmas(connection) == tuple(
+        each for each in schema.objects if each.type == PRAGMA
+    )
+
+
+def read_pragmas(connection: apsw.Connection) -> tuple[SchemaObject, ...]:
+    """Return the numbers in the file's head that an app has set."""
+    values = {name: int(connection.pragma(name, schema="main")) for name in PRAGMAS}
+    return tuple(
+        SchemaObject(type=PRAGMA, name=name, table="", sql=str(value))
+        for name, value in values.items()
+        if value
+    )
 
 
 def read_schema(connection: apsw.Connection, *, without: Collection[str] = ()) -> Schema:
@@ -220,7 +241,10 @@ def read_schema(connection: apsw.Connection, *, without: Collection[str] = ()) -
         version=version,
         left_out=left_out,
         refused=refused,
-        objects=tuple(one for one in app_objects(objects, shadows) if one not in unreadable),
+        objects=(
+            *(one for one in app_objects(objects, shadows) if one not in unreadable),
+            *read_pragmas(connection),
+        ),
         encoding=encoding_of(connection),
     )
 

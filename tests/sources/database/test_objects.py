@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -234,3 +235,41 @@ def test_nothing_is_added_to_a_table_under_another_spelling(connection: apsw.Con
     other = wanted("table", "People", "CREATE TABLE People(id INTEGER PRIMARY KEY, name TEXT, age INTEGER)")
     assert make(connection, other) == [HELD]
     assert schema_of(connection) == [("people", SCHEMA)]
+
+
+NUMBERS = "PRAGMA user_version = 7; PRAGMA application_id = -77"
+
+
+def numbers(replica: Replica) -> list[tuple[int]]:
+    """Return by what an app knows its file."""
+    return replica.run("PRAGMA user_version") + replica.run("PRAGMA application_id")
+
+
+def test_a_file_that_was_made_here_has_the_numbers_by_which_its_app_knows_it(tmp_path: Path) -> None:
+    clock = Clock()
+    a = Replica(1, tmp_path / "1.db", f"{SCHEMA}; {NUMBERS}", clock)
+    b = Replica(2, tmp_path / "2.db", "CREATE TABLE made(x); DROP TABLE made", clock)
+    exchange(a, b)
+    assert numbers(a) == numbers(b) == [(7,), (-77,)]
+    # What its app makes of it is its own affair, on each device.
+    a.run("PRAGMA user_version = 8")
+    exchange(a, b)
+    assert numbers(b)[0] == (7,)
+    b.run("PRAGMA user_version = 9")
+    exchange(a, b)
+    assert (numbers(a)[0], numbers(b)[0]) == ((8,), (9,))
+    assert a.scan() == b.scan() == 0
+    for replica in (a, b):
+        replica.close()
+
+
+@pytest.mark.parametrize("value", ["1; DROP TABLE people", "", "99999999999", "4294967296", "x"])
+def test_no_number_is_set_that_is_none_or_in_a_file_with_tables(
+    connection: apsw.Connection, value: str
+) -> None:
+    assert make(connection, wanted("pragma", "user_version", "7")) == [HELD]
+    with closing(apsw.Connection(":memory:")) as empty:
+        people = wanted("table", "people", SCHEMA)
+        states = make(empty, people, wanted("pragma", "user_version", value), wanted("pragma", "x", "7"))
+        assert states[1:] == [HELD, HELD]
+        assert schema_of(empty) == [("people", SCHEMA)]
