@@ -18,16 +18,18 @@ def test_b29_kill_nine_at_the_steps_of_an_apply_or_a_capture_loses_doubles_and_e
     new_row_rig: NewRowRig, shim: Path, mode: str
 ) -> None:
     with new_row_rig(29, shim, mode=mode) as rig:
-        for kind, at in ((Kind.PAGES, 9), (Kind.FLUSH, 1), (Kind.CLEAR, 1), (Kind.RECORD, 12)):
+        # A WAL is cleared away only by who closes the database last, and that may be a reader.
+        written = [(Kind.PAGES, 9), (Kind.CLEAR, 1) if mode == "DELETE" else (Kind.FLUSH, 1)]
+        for kind, at in (*written, (Kind.RECORD, 12)):
             assert kill_in_batch(rig, "apply", kind, at, after=True), kind
         for kind, at in ((Kind.RECORD, 3), (Kind.SEND, 1)):
             assert kill_in_batch(rig, "capture", kind, at, after=False), kind
-        assert rig.totals.all == 6
+        assert rig.totals.all == 5
 
 
 def test_b29_kill_nine_at_any_moment_leaves_whole_transactions_and_then_equal_tables(
     new_row_rig: NewRowRig, shim: Path
 ) -> None:
     with new_row_rig(2929, shim, mode="WAL") as rig:
-        kill_rows_at_random(rig, 3)
-        assert rig.totals.all >= 3
+        kill_rows_at_random(rig, 2)
+        assert rig.totals.all >= 2

@@ -67,7 +67,7 @@ class RowRig(Trial):
         self.collect()
         self.pair.introduce()
         for name in "ab":
-            self.have(name, steps=20)
+            self.have(name, steps=20, close=True)
         self.check("after the start")
 
     # Apps

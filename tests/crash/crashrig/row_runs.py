@@ -154,7 +154,7 @@ def kill_in_batch(rig: RowRig, role: str, kind: Kind, at: int, *, after: bool) -
     if at % 3 == 0:
         # The app goes on, with what it sees of the batch.
         silent.pop("b", None)
-        rig.have("b", actions=WHILE_DOWN)
+        rig.have("b", actions=WHILE_DOWN, close=True)
     rig.check(f"{step}: {what}", silent=silent)
     return True
 
