@@ -59,6 +59,7 @@ from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import Finding, Look, Scanner, Told, known_by_now
 from p2psyncd.sources.database.schema import Schema, Table, read_schema, schema_version
 from p2psyncd.sources.database.show import Catalogue, Place, Places, Settings, place_of
+from p2psyncd.sources.database.twins import take_back_twins
 from p2psyncd.sources.database.watch import Watcher
 from p2psyncd.sources.faults import Faults
 from p2psyncd.sources.source import (
@@ -627,7 +628,7 @@ class DatabaseSource:
         return knows_baseline(item, baseline)
 
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
-        """Return what becomes of rows whose parents are deleted."""
+        """Return what becomes of rows whose parents are deleted, and of those that are there twice."""
         if self.looks_only:
             return []
         self.unmended.update(changed)
@@ -635,6 +636,9 @@ class DatabaseSource:
             with self.looking() as (connection, schema):
                 mender = Mender(schema, self.store, self.applier.places, connection)
                 drafts, failed = mender.mend_all_but_faults(self.unmended, self.faults)
+            mended = {made.key for made in drafts}
+            twins = take_back_twins(self.store, self.unmended)
+            drafts += [made for made in twins if made.key not in mended]
         except DatabaseUnavailable:
             return []  # the next call looks after them
         for key in self.unmended:

@@ -46,6 +46,7 @@ __all__ = [
     "is_acceptable",
     "new_birth",
     "pack_key",
+    "plain_key",
     "unpack_key",
 ]
 
@@ -257,6 +258,19 @@ def is_acceptable(key: bytes) -> bool:
 def identities(table: str, pk: int) -> bytes:
     """Return the key that all rows of one number begin with: it, or it and a slash and the birth."""
     return pack_key(table, (pk,))
+
+
+def plain_key(key: bytes) -> bytes | None:
+    """Return the name that a row has where its birth, and those of its parents, are not known; None if that is its name."""
+    plain = PLAIN.fullmatch(key)
+    if plain is not None:
+        return key[: plain.start(4) - 1] if plain[4] else None
+    at = unpack_key(key)
+    if at.birth:
+        return key.rpartition(b"/")[0]
+    if any(type(part) is Ref for part in at.pk):
+        return pack_key(at.table, [part.pk if isinstance(part, Ref) else part for part in at.pk])
+    return None
 
 
 def new_birth(ms: int, actor: ActorId) -> bytes:
