@@ -373,7 +373,10 @@ class RunningShare:
             ShareHeld: It is held for a reason that approving cannot mend.
         """
         if not self.replica.held_deletions:
-            await self.executor.run(lambda: self.source.approve(catch_up=catch_up))
+            async with (
+                self.busy
+            ):  # a look in the middle of that would find the file accepted, and not what for
+                await self.executor.run(lambda: self.source.approve(catch_up=catch_up))
         # Looked at again first: what had been gone may have come back since.
         self.hints.add(EVERYTHING)
         await self.work_off()

@@ -6,6 +6,7 @@ and two libraries in it know nothing of each other. `tests/lan` has apps of thei
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import permutations
@@ -14,6 +15,7 @@ from typing import Any
 
 import apsw
 import pytest
+import trio
 from daemons import WAIT_S, Daemon, Lab, connect, offered
 
 from p2psyncd.core.ids import ActorId
@@ -30,6 +32,7 @@ from p2psyncd.errors import (
     ShareHeld,
     Undecided,
 )
+from p2psyncd.sources.source import Dirty
 
 SCHEMA = """
 CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, phone TEXT, email TEXT UNIQUE);
@@ -549,6 +552,33 @@ async def test_a_share_that_is_held_can_be_removed_and_leaves_the_schema_as_it_w
     assert await maple.backend.share_list() == []
     assert read(here, "SELECT name FROM sqlite_schema WHERE name LIKE '\\_p2p%' ESCAPE '\\'") == []
     assert read(here) == [old, BOB]
+
+
+async def test_a_database_catches_up_also_when_it_is_looked_at_while_somebody_says_so(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maple, willow, here, there = shared
+    _old, new = await gone_back(shared)
+    share = maple.running("app")
+    guard, accept, scan = share.source.guard, share.source.guard.accept, share.source.scan  # type: ignore[attr-defined]
+    looked = threading.Event()
+
+    def looked_at(dirty: Dirty) -> Any:
+        looked.set()
+        return scan(dirty)
+
+    def accepted() -> None:
+        """Accept, and go on only once a look has begun, or waits for its turn."""
+        accept()
+        trio.from_thread.run_sync(share.notice, Dirty(subtrees=frozenset({b""})))
+        while not looked.is_set() and not trio.from_thread.run_sync(share.busy.statistics).tasks_waiting:
+            trio.from_thread.run(trio.sleep, 0.01)
+
+    monkeypatch.setattr(guard, "accept", accepted)
+    monkeypatch.setattr(share.source, "scan", looked_at)
+    await maple.backend.share_approve("app", catch_up=True)
+    await settle(maple, willow)
+    assert read(here) == read(there) == [new]
 
 
 async def test_a_database_that_is_gone_holds_the_share_and_goes_on_when_it_is_back(shared: Shared) -> None:
