@@ -181,6 +181,8 @@ class Applier:
             changed = self.replica.signal.event
             self.poke = trio.Event()
             moved = again = False
+            if self.replica.totals.pending_items:
+                await trio.sleep(self.replica.source.rest_s)
             if self.replica.midstream or self.replica.cut:
                 pass  # a part of what was changed together must not be seen
             elif self.replica.phase in {Phase.READY, Phase.SCANNING}:

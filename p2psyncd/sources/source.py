@@ -287,6 +287,11 @@ class Source(Protocol):
         ...
 
     @property
+    def rest_s(self) -> float:
+        """How long nothing is to be put in place: apps that are at work here have a right to their turns."""
+        ...
+
+    @property
     def unsettled(self) -> Collection[bytes]:
         """What is to be shown anew, and is not yet: an edit stood in the way, which has to be looked at first."""
         ...

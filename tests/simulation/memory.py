@@ -68,6 +68,7 @@ class MemorySource:
     """A folder that is a dictionary; files and directories only."""
 
     whole = False
+    rest_s = 0.0
 
     store: ShareStore
     now_us: Callable[[], int]

@@ -72,6 +72,20 @@ def conflicts(device: Device) -> list[bytes]:
     return [stored.item.key for stored in device.store.conflicts()]
 
 
+async def test_what_is_pending_waits_while_apps_have_a_right_to_their_turn(autojump_clock: MockClock) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"x", b"1")
+        await a.scan()
+        b.source.rest_s = 5.0
+        async with connected((a, b)):
+            await trio.sleep(4.9)
+            assert b.replica.totals.pending_items == 1
+            assert b.source.tree() == {}
+            b.source.rest_s = 0.0
+            await trio.sleep(5)
+            assert b.source.tree() == a.source.tree()
+
+
 async def test_an_empty_peer_gets_everything(autojump_clock: MockClock) -> None:
     with devices(2) as (a, b):
         for number in range(2500):

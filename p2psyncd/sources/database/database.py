@@ -86,6 +86,9 @@ NOTHING = Dirty()
 # comes) gives up at once if it is to write after it has read, and somebody else has the lock.
 DROP_HINTS_MIN = 500
 RESTS_S = 1.0
+# An app that is at work finds its file locked by us a twentieth of the time, if rows come without end. What comes now and
+# then is put in place at once: a second's worth is on credit. And nothing waits for longer than that.
+OWED, CREDIT_S, REST_S_MAX = 20, 1.0, 1.0
 # An app that changes its tables does so in a few steps.
 SCHEMAS_MAX = 20
 ASKED = -1
@@ -171,6 +174,8 @@ class DatabaseSource:
         """What the last look saw hinted at."""
         self.touched_s = -RESTS_S
         """When that last changed."""
+        self.owed_until_s = 0.0
+        """Until when apps have a right to their file, for the time that they were locked out of it."""
         self.waiting = ""
         self.filesystem: int | None = None
         self.recovered = False
@@ -711,7 +716,9 @@ class DatabaseSource:
             if self.last.get(pending.item.key, (None,))[0] == pending.item.dot
         ]
         known = {one.key for one in done}
+        began_s = self.clock.monotonic_s()
         outcomes = self.applier.apply([pending for pending in batch if pending.item.key not in known])
+        self.owe(began_s)
         # Once more: a scan that began meanwhile has the file as it was, and forgot what was applied before it.
         self.applied.update(pending.item.key for pending in batch)
         self.applied.update(outcome.key for outcome in outcomes if isinstance(outcome, Restated))
@@ -719,6 +726,18 @@ class DatabaseSource:
         self.last = {one.key: (dots[one.key], one.state) for one in outcomes if isinstance(one, Applied)}
         self.guard.save(self.store)
         return [*done, *outcomes]
+
+    def owe(self, began_s: float) -> None:
+        """Take note of how long an app that is at work was locked out."""
+        now_s = self.clock.monotonic_s()
+        if now_s - self.touched_s < RESTS_S:
+            owed_s = max(self.owed_until_s, now_s) + OWED * (now_s - began_s)
+            self.owed_until_s = min(owed_s, now_s + CREDIT_S + REST_S_MAX)
+
+    @property
+    def rest_s(self) -> float:
+        """Return how long an app that is at work is to be left alone."""
+        return max(0.0, self.owed_until_s - CREDIT_S - self.clock.monotonic_s())
 
     def writer(self, digest: bytes, size: int) -> ContentWriter:
         """Never called: rows have no content apart."""

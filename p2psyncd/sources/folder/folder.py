@@ -264,6 +264,11 @@ class FolderSource:
         return []
 
     @property
+    def rest_s(self) -> float:
+        """Return 0: nobody is locked out of a folder."""
+        return 0.0
+
+    @property
     def unsettled(self) -> Collection[bytes]:
         """Return nothing: what is in one file has no consequences for others."""
         return ()

@@ -127,3 +127,38 @@ def test_a_row_that_cannot_be_looked_at_keeps_no_other_back(
     [error] = [one for one in found if isinstance(one, ItemError)]
     assert error.key == b"second"
     assert "LookupError at test_database.py" in error.reason
+
+
+def test_while_an_app_is_at_work_rows_without_end_lock_it_out_a_twentieth_of_the_time(
+    pair: tuple[Replica, Replica],
+) -> None:
+    source, clock = pair[0].source, Watch()
+    source.clock = clock
+    began_s, locked_s, longest_s = clock.seconds, 0.0, 0.0
+    for _ in range(500):
+        source.touched_s = applying_s = clock.seconds
+        clock.seconds += 0.02
+        source.owe(applying_s)
+        locked_s += 0.02
+        longest_s = max(longest_s, source.rest_s)
+        clock.seconds += source.rest_s
+    assert locked_s <= 0.051 * (clock.seconds - began_s)
+    assert longest_s <= 1
+
+
+def test_what_comes_now_and_then_is_put_in_place_at_once_and_so_is_all_where_no_app_is_at_work(
+    pair: tuple[Replica, Replica],
+) -> None:
+    source, clock = pair[0].source, Watch()
+    source.clock = clock
+    for _ in range(100):
+        source.touched_s = applying_s = clock.seconds
+        clock.seconds += 0.05
+        source.owe(applying_s)
+        assert source.rest_s == 0
+        clock.seconds += 1
+    source.touched_s = clock.seconds - 1
+    applying_s = clock.seconds
+    clock.seconds += 60
+    source.owe(applying_s)
+    assert source.rest_s == 0
