@@ -57,7 +57,7 @@ from p2psyncd.sources.database.row import (
 )
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import Finding, Look, Scanner, Told, known_by_now
-from p2psyncd.sources.database.schema import Schema, Table, read_schema, schema_version
+from p2psyncd.sources.database.schema import Schema, Table, is_current, read_schema, schema_version
 from p2psyncd.sources.database.show import Catalogue, Place, Places, Settings, place_of
 from p2psyncd.sources.database.twins import take_back_twins
 from p2psyncd.sources.database.watch import Watcher
@@ -496,7 +496,7 @@ class DatabaseSource:
         if self.awaiting:
             raise DatabaseBusy(f"a copy of {self.access.path.name} is on its way")
         with self.access.reading() as connection:
-            if self.schema is not None and self.schema.version == schema_version(connection):
+            if self.schema is not None and is_current(self.schema, connection):
                 if self.row_applier is not None:
                     self.row_applier.adopt(self.schema)
                 return self.schema
@@ -526,7 +526,7 @@ class DatabaseSource:
         for _ in range(SCHEMAS_MAX):
             with self.access.reading() as connection:
                 schema = self.schema
-                if schema is not None and schema_version(connection) == schema.version:
+                if schema is not None and is_current(schema, connection):
                     if self.row_applier is not None:
                         self.row_applier.adopt(schema)
                     yield connection, schema

@@ -253,6 +253,7 @@ def test_a_file_that_was_made_here_has_the_numbers_by_which_its_app_knows_it(tmp
     assert numbers(a) == numbers(b) == [(7,), (-77,)]
     # What its app makes of it is its own affair, on each device.
     a.run("PRAGMA user_version = 8")
+    assert a.scan()
     exchange(a, b)
     assert numbers(b)[0] == (7,)
     b.run("PRAGMA user_version = 9")
