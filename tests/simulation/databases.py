@@ -193,6 +193,10 @@ class DatabaseMachine(CommonMachine):
         """Let a user put an older file in the place of this one, and say what is to become of what it lacks."""
         with self.rows() as before:
             pass
+        if catch_up:
+            # What was deleted a moment ago, and nobody had looked yet: the file that told of it is gone, and the rows
+            # that the others have come back.
+            self.revived |= settled_in(self.look_at_state()) - self.claims()
         self.file.replace(image)
         self.catches_up, self.kind.in_order = catch_up, False
         with self.rows() as after:
