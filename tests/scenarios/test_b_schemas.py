@@ -14,6 +14,7 @@ import trio
 from real_programs import run
 from tables import PROGRAM, Program, Tables, cells, program, query
 
+NEVER_S = 1e9
 PEOPLE = "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, phone TEXT, note TEXT)"
 ANN, BOB = "INSERT INTO people VALUES (1, 'Ann', '1', 'x')", "INSERT INTO people VALUES (2, 'Bob', '2', 'y')"
 MIGRATION = (
@@ -332,9 +333,15 @@ async def test_b23_a_table_without_a_primary_key_is_refused_with_the_reason_unti
 # B24: a file with a journal, and one with a log
 
 
+@pytest.fixture
+def only_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no daemon look at a database once more for something that it saw before."""
+    monkeypatch.setattr("p2psyncd.daemon.share.BUSY_S", NEVER_S)
+
+
 @pytest.mark.parametrize("journal", ["DELETE", "TRUNCATE", "PERSIST", "WAL"])
 async def test_b24_in_every_journal_mode_rows_are_pushed_without_anybody_asking(
-    book: Tables, journal: str
+    book: Tables, journal: str, only_when_told: None
 ) -> None:
     await book.begin_with(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", "INSERT INTO t VALUES (1, 'begun')"
@@ -349,7 +356,9 @@ async def test_b24_in_every_journal_mode_rows_are_pushed_without_anybody_asking(
     assert await book.same() == {"t": cells([(1, "turn 5")])}
 
 
-async def test_b24_an_app_can_change_the_journal_mode_while_its_database_is_shared(book: Tables) -> None:
+async def test_b24_an_app_can_change_the_journal_mode_while_its_database_is_shared(
+    book: Tables, only_when_told: None
+) -> None:
     await book.begin_with(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", "INSERT INTO t VALUES (1, 'begun')"
     )
