@@ -16,10 +16,11 @@ __all__ = ["ROOT", "SCENARIOS", "Row", "functions_of", "rows", "scenario_tests",
 
 ROOT = Path(__file__).parent.parent.parent
 TABLE = ROOT / "docs" / "scenarios.md"
-ROW = re.compile(r"^\| ([AC]\d+) \| (.+) \| (.*) \| (.*) \|$")
+ROW = re.compile(r"^\| ([ABC]\d+) \| (.+) \| (.*) \| (.*) \|$")
 LINK = re.compile(r"\[`(test_\w+)`\]\(\.\./([\w/.]+)\)")
-NAME = re.compile(r"test_([ac]\d+)_")
-SCENARIOS = [f"A{number}" for number in range(1, 66)] + [f"C{number}" for number in range(1, 14)]
+NAME = re.compile(r"test_([abc]\d+)_")
+COUNTS = {"A": 65, "B": 35, "C": 13}
+SCENARIOS = [f"{letter}{number}" for letter, count in COUNTS.items() for number in range(1, count + 1)]
 PLACES = {
     "crash": "crash",
     "daemon": "daemons",
