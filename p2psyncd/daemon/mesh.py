@@ -408,6 +408,8 @@ class Mesh:
         if state.link is not link:
             return
         state.link = None
+        now_s = trio.current_time()
+        state.ended(now_s - link.begun_s, now_s)
         state.lives.heard(link.greeting.instance, link.heard_s)
         self.contents.close_unused(state)
         if link.device in self.peers:

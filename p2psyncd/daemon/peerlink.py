@@ -160,7 +160,7 @@ class PeerLink:
         self.queue: deque[bytes] = deque()
         self.queued = 0
         self.queue_signal = Signal()
-        self.heard_s = trio.current_time()
+        self.begun_s = self.heard_s = trio.current_time()
         self.clock_ahead_us = greeting.clock_us - us.now_us()
         """By how much the peer's clock is ahead of ours, give or take what a message takes."""
         self.sent_bytes = 0
