@@ -22,6 +22,7 @@ __all__ = ["Ledger", "Received"]
 
 # While a long stream comes in that is applied as a whole, what is pending is better looked up than remembered.
 FRESH_MAX = 50_000
+SHOWN_OTHERWISE = b"shown otherwise"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -235,7 +236,7 @@ class Ledger:
         """Make a version pending that was recorded as one that is in place, and is so in part only."""
         stored = page.stored.get(observation.draft.key)
         if stored is not None and stored.item.live and stored.state == observation.state:
-            page.put_pending(Pending(item=stored.item, base=stored))
+            page.put_pending(Pending(item=stored.item, base=shown_as(stored.item, stored.state)))
 
     def deletion(self, draft: Draft, item: Item) -> Draft:
         """Return a local delete's draft, naming what it deletes where that is a write of our own.
@@ -355,7 +356,7 @@ class Ledger:
         with self.store.transaction():
             for key, stored in list(page.stored.items()):
                 if stored.item.live and page.applied(key) is not None:
-                    base = Stored(item=stored.item, state=shown[key]) if shown[key] else None
+                    base = shown_as(stored.item, shown[key]) if shown[key] else None
                     page.put_pending(Pending(item=stored.item, base=base))
             self.write(page)
 
@@ -734,3 +735,11 @@ def is_same(a: Item, b: Item) -> bool:
 def same_content(a: Item, b: Item | Draft) -> bool:
     """Return whether two versions hold the same bytes, whatever their metadata."""
     return (a.kind, a.digest) == (b.kind, b.digest)
+
+
+def shown_as(item: Item, state: bytes) -> Stored:
+    """Return what is in place under a key where that is not, or not all of, the version that is known of it.
+
+    It has a digest that nothing has: what comes, and says just what that version says, must not pass for in place already.
+    """
+    return Stored(item=replace(item, digest=SHOWN_OTHERWISE), state=state)

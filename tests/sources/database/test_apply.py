@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from p2psyncd.errors import DatabaseBusy
 from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import Table
-from p2psyncd.sources.database.values import Value
+from p2psyncd.sources.database.values import Value, row_hash
 from p2psyncd.sources.source import Dirty, Failed, Surprised
 
 Pair = Callable[[str], tuple[Replica, Replica]]
@@ -105,6 +106,22 @@ def test_a_held_row_that_could_not_be_shown_because_of_a_lock_is_shown_by_the_ne
     assert b.scan() == 0
     assert b.tables() == {"account": ["(2, 'x@example.org')"]}
     assert not b.source.unsettled
+
+
+def test_a_row_that_is_to_be_put_in_place_again_is_so_also_if_the_same_comes_once_more(pair: Pair) -> None:
+    a, b = pair(PEOPLE)
+    a.run("INSERT INTO people VALUES (1, 'Ada', 36)")
+    exchange(a, b)
+    [item] = [item for item in b.items() if item.kind is Kind.ROW and item.dot.actor == a.store.actor()]
+    with closing(apsw.Connection(str(b.path))) as older:
+        older.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        older.execute("UPDATE people SET age = 35")
+    b.ledger.reopen({item.key: row_hash({"id": 1, "name": "Ada", "age": 35})})
+    # Two devices make one write of what they unite, each under a name of its own.
+    again = replace(item, dot=Dot(ActorId(b"somebody"), 1), hlc=item.hlc + 1).knowing(item)
+    b.receive([again])
+    b.apply()
+    assert b.tables() == a.tables()
 
 
 def test_children_follow_a_parent_that_gets_another_number(pair: Pair) -> None:
