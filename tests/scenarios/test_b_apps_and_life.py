@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 import trio
 from daemons import offered
 from music_shop import ROWS, make_shop
-from tables import Tables, cells, dump, opened, program, query, schema_of
+from tables import Program, Tables, cells, dump, opened, program, query, schema_of
 
 from p2psyncd.control.messages import Comparison
 from p2psyncd.errors import Undecided
@@ -23,11 +23,95 @@ from p2psyncd.sources.database.keys import pack_key, unpack_key
 from p2psyncd.sources.database.names import quoted
 
 PROGRAMS = Path(__file__).parent.parent / "sources" / "database" / "real_programs.py"
+LOAD = Path(__file__).with_name("load_program.py")
 # A record has more than a hundred bytes: what was exchanged has no room for a thousandth of the rows.
 NO_ROWS_BYTES = 4_000
 FEW_ROWS_BYTES = 40_000
 # Of each table, how many rows it has more when both are united.
 NEW = {"Artist": 2, "Genre": 1, "InvoiceLine": 1, "Playlist": 1, "PlaylistTrack": 1}
+
+
+BUSY = """
+CREATE TABLE mine (id INTEGER PRIMARY KEY, text TEXT);
+CREATE TABLE stream (id INTEGER PRIMARY KEY, text TEXT);
+CREATE TABLE setting (id INTEGER PRIMARY KEY, text TEXT);
+"""
+SETTINGS_ROWS = "INSERT INTO setting (text) VALUES ('one'), ('two'), ('three')"
+# The peer's app: two thousand rows a second, if the machine can do that.
+STREAM = {"how": "immediate", "table": "stream", "count": 8, "rate": 40, "rows": 50}
+# An app's transactions a second; with a rollback journal each of them waits for the disk.
+RATES = {"WAL": 350, "DELETE": 50}
+LOCKED = "database is locked"
+ROUNDS_MAX = 10
+FAILED_MAX = 0.05
+
+
+@asynccontextmanager
+async def app_under_load(
+    book: Tables, how: str, journal: str
+) -> AsyncIterator[Callable[[int], Awaitable[list[str]]]]:
+    """Let the first device's app send rows without end, and be an app on the second one, which has five seconds of patience.
+
+    Yields:
+        Makes so many transactions and returns their errors.
+    """
+    here, there = await book.begin_with(BUSY, SETTINGS_ROWS, journal=journal)
+    over = trio.Event()
+
+    async def send(peer: Program) -> None:
+        while not over.is_set():
+            peer.send(**STREAM)
+            assert await trio.to_thread.run_sync(peer.answer) == []
+
+    async def work(count: int) -> list[str]:
+        before = arrived(there)
+        app.send(how=how, table="mine", count=count, rate=RATES[journal], rows=1)
+        errors = await trio.to_thread.run_sync(app.answer)
+        assert arrived(there) > before, "no rows came meanwhile"
+        assert isinstance(errors, list)
+        return errors
+
+    with program(there, 5.0, script=[LOAD]) as app, program(here, 30.0, script=[LOAD]) as peer:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, peer)
+            await book.until(lambda: arrived(there) > 0, "the first rows")
+            yield work
+            over.set()
+
+
+def arrived(there: Path) -> int:
+    """Return how many of the peer's rows are in a file."""
+    [[count]] = query(there, "SELECT count(*) FROM stream")
+    assert isinstance(count, int)
+    return count
+
+
+@pytest.mark.parametrize("journal", RATES)
+async def test_b30_an_app_that_takes_its_lock_first_has_no_errors_while_rows_come_without_end(
+    book: Tables, journal: str
+) -> None:
+    async with app_under_load(book, "immediate", journal) as work:
+        assert await work(200) == []
+    found = await book.same()
+    assert len(found["mine"]) == 200
+
+
+@pytest.mark.parametrize("journal", RATES)
+async def test_b30_an_app_that_writes_after_it_has_read_seldom_finds_the_file_locked(
+    book: Tables, journal: str
+) -> None:
+    """What it is left alone for is a share of the time; other work on the machine makes some rounds worse, never all."""
+    done, count = 0, 100
+    shares: list[float] = []
+    async with app_under_load(book, "deferred", journal) as work:
+        while not shares or (min(shares) >= FAILED_MAX and len(shares) < ROUNDS_MAX):
+            errors = await work(count)
+            assert set(errors) <= {LOCKED}
+            shares.append(len(errors) / count)
+            done += count - len(errors)
+    assert min(shares) < FAILED_MAX, shares
+    found = await book.same()
+    assert len(found["mine"]) == done
 
 
 async def two_shops(book: Tables, here: str = "", there: str = "") -> Comparison:
