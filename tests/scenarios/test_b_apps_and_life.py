@@ -564,9 +564,8 @@ async def test_b34_who_was_away_longer_than_tombstones_are_kept_brings_no_delete
         0,
         "DELETE FROM person WHERE id IN (1, 2, 4, 5)",
         "DELETE FROM word WHERE w IN ('first', 'a', 'b')",
-        "INSERT INTO person VALUES (7, 'Gus')",
-        "INSERT INTO word VALUES ('later', 1)",
     )
+    await book.done(0, "INSERT INTO person VALUES (7, 'Gus')", "INSERT INTO word VALUES ('later', 1)")
     # More than a year later the deletions are forgotten here, but for those of what was there before the share.
     await book.stop(0)
     maple.clock.ahead_s += 400 * DAY_S
