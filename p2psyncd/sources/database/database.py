@@ -402,7 +402,9 @@ class DatabaseSource:
             # What was found before it was touched may not be recorded yet.
             hints = [hint for hint in hints if (hint.table, hint.pk) not in walker.found]
             scanner = self.scanner(OneMoment(rows.connection), schema)
-            found = list(scanner.look_at_rows(replace(look, compare=(), hints=hints, told={})))
+            found = list(
+                scanner.look_at_rows(replace(look, compare=(), hints=hints, told={}, served=look.told))
+            )
         yield from self.passed_on(found, full=True)
         scanner.keyless |= walker.keyless
         scanner.unsettled |= bool(walker.found)
@@ -546,11 +548,15 @@ class DatabaseSource:
         if not at_once and not rests and len(agreed) < DROP_HINTS_MIN:
             self.again = True
             return
+        taken = {(hint.table, hint.pk) for hint in agreed}
         try:
             with self.access.writing(quiet=True) as connection:
                 drop_hints(connection, agreed)
         except (DatabaseUnavailable, DatabaseFault):
             self.again = True  # they harm nobody
+        else:
+            # The next ones count from one again.
+            self.seen = {place: told for place, told in self.seen.items() if place not in taken}
 
     def confirm(self, observations: Sequence[Observation]) -> list[Observation]:
         """Return all but new rows that another scan has recorded by now: SQLite shows no passing states."""

@@ -10,7 +10,7 @@ cells are made, in which a reference names the row that it means.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -61,6 +61,7 @@ Finding = Observation | ItemError | Unapplied
 class Told(NamedTuple):
     """What a hint turned out to be about."""
 
+    ms: int
     n: int
     key: bytes
     state: bytes
@@ -85,6 +86,8 @@ class Look:
     """Whether the store may be older than the file: what differs, and no hint tells of, is then perhaps what a peer wrote."""
     told: Mapping[tuple[str, Place], Told] = field(default_factory=dict)
     """What an earlier scan found in hinted rows."""
+    served: Mapping[tuple[str, Place], Told] = field(default_factory=dict)
+    """The same, of rows that are to be looked at although nobody wrote them since."""
     counters: Mapping[str, Collection[str]] = field(default_factory=dict)
     """The columns to which an app's writes add, by table."""
     keyless: Collection[str] = ()
@@ -195,15 +198,26 @@ class Scanner:
 
     def not_yet_recorded(self, look: Look) -> list[Hint]:
         """Return the hints about rows that are to be looked at: what was told of the others is recorded by now."""
-        told = {
-            hint: known
-            for hint in look.hints
-            if (known := look.told.get((hint.table, hint.pk))) is not None and known.n == hint.n
-        }
-        states = self.store.states([known.key for known in told.values()]) if told else {}
-        recorded = {hint for hint, known in told.items() if states.get(known.key) == known.state}
-        self.agreed += recorded
+        recorded = self.recorded(look.hints, look.told)
+        for hint, known in recorded.items():
+            self.agree(hint, known.key, known.state)
         return [hint for hint in look.hints if hint not in recorded]
+
+    def recorded(self, hints: Iterable[Hint], told: Mapping[tuple[str, Place], Told]) -> Mapping[Hint, Told]:
+        """Return the hints that tell nothing new, with what was told of them before."""
+        same = {
+            hint: known
+            for hint in hints
+            if (known := told.get((hint.table, hint.pk))) is not None and known[:2] == (hint.ms, hint.n)
+        }
+        states = self.store.states([known.key for known in same.values()]) if same else {}
+        return {hint: known for hint, known in same.items() if states.get(known.key) == known.state}
+
+    def agree(self, hint: Hint, key: bytes, state: bytes) -> None:
+        """Note that a hinted row is as the store has it: while its hint is the same, no app has written it since."""
+        self.agreed.append(hint)
+        if hint.n > 0:
+            self.told[hint.table, hint.pk] = Told(hint.ms, hint.n, key, state)
 
     def prefetch(self, look: Look) -> None:
         """Look up at once which items the hinted rows are."""
@@ -223,6 +237,7 @@ class Scanner:
             return differing
         tables = {name: self.schema.tables[name] for name in {hint.table for hint in hints}}
         others = {name for name, table in tables.items() if self.has_other_columns(table, look)}
+        served = self.recorded(hints, look.served)
         with self.moments.open() as rows:
             for hint in hints:
                 try:
@@ -231,16 +246,19 @@ class Scanner:
                     reason = self.faults.reason(f"looking at a row of {hint.table}", error)
                     self.failed.append(ItemError(key=hint.table.encode(), reason=reason))
                     continue
-                if found is None or (found.listed == found.state and hint.table not in others):
+                if found is None:
                     self.agreed.append(hint)
+                elif found.listed == found.state and hint.table not in others:
+                    self.agree(hint, found.key, found.state)
                 else:
-                    differing.append(found)
+                    # One that is only asked for was touched by nobody.
+                    differing.append(found._replace(touched=hint.n > 0 and hint not in served))
                     self.tell(hint, found, look.told.get((hint.table, hint.pk)))
         return differing
 
     def tell(self, hint: Hint, found: Sighting, before: Told | None) -> None:
         """Note what a hinted row turned out to be; one that is never recorded is nothing to come back for at once."""
-        told = Told(hint.n, found.key, found.state)
+        told = Told(hint.ms, hint.n, found.key, found.state)
         if before is not None and told == before._replace(times=1):
             told = before._replace(times=before.times + 1)
         self.told[hint.table, hint.pk] = told
@@ -354,7 +372,7 @@ class Scanner:
                     ms = hint.ms if hint is not None else 0
                     page.append(Sighting(table, place, values, state, *entry, ms, touched))
                 elif hint is not None:
-                    self.agreed.append(hint)
+                    self.agree(hint, *entry)
                 if len(page) >= PAGE_ROWS:
                     yield from self.findings(page, look)
                     page = []
@@ -517,14 +535,20 @@ class Scanner:
         now = self.cells(table, one.values)
         self.name_itself(one, now)
         before = set(look.known.get(table.name, ()))
-        listed = hashes_of(one.listed, before - {column.name for column in table.columns if column.generated})
+        stored = before - {column.name for column in table.columns if column.generated}
+        # The row may have been looked at, or put in place, since these columns were noted.
+        listed = hashes_of(one.listed, stored) or hashes_of(one.listed, one.values)
         new = one.values.keys() - before
         return changes_of(
             state_of(base.item),
             now,
             before=before,
             # An index may stand against what is recorded, or a type: then something else is shown.
-            unchanged={name for name, value in one.values.items() if listed.get(name) == column_hash(value)},
+            unchanged={
+                name
+                for name, value in one.values.items()
+                if (name in before and one.listed == one.state) or listed.get(name) == column_hash(value)
+            },
             filled={name for name in new if same_cell(one.values[name], self.default(table, name))},
             touched=one.touched,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from two_files import Clock, Replica, exchange
 
+from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.prepare import Prepared
 from p2psyncd.sources.database.row import has_losers, state_of
 from p2psyncd.sources.database.schema import Schema
@@ -245,3 +246,46 @@ def test_values_that_a_row_waits_for_come_though_the_app_goes_on_with_its_migrat
     exchange(a, b)
     assert losers(a) == losers(b) == {}
     assert a.tables() == {"people": [f"(1, 'Ada{' K.' if wrote else ''}', '1', 'merry')"]}
+
+
+def test_a_row_whose_hint_is_still_there_though_it_served_is_not_taken_for_written_by_the_newer_version(
+    pair: Pair,
+) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run(*rebuilt())
+    a.scan()
+    a.run("UPDATE people SET mood = 'merry'")
+    b.run("UPDATE people SET name = 'Ada L.'")
+    # While its app is at work its file is left alone.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(b.source, "drop", lambda *_, **__: None)
+        for _ in range(3):
+            exchange(a, b)
+        assert b.run("SELECT n FROM _p2p_h1") == [(1,)]
+        b.run(*rebuilt())
+        b.scan()
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"people": ["(1, 'Ada L.', '1', 'merry')"]}
+    assert losers(a) == losers(b) == {}
+
+
+def test_a_look_whose_columns_are_not_noted_takes_nothing_for_written(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run(*ADD, "UPDATE people SET mood = 'merry'")
+    exchange(a, b)
+    b.run(*ADD)
+    b.scan()
+    b.run("ALTER TABLE people DROP COLUMN phone")
+    with monkeypatch.context() as patch:
+        # As if something had been applied meanwhile, so that not every finding was recorded.
+        patch.setattr(Notes, "save", lambda *_: None)
+        b.scan()
+    b.source.full = True
+    b.scan()
+    b.apply()
+    exchange(a, b)
+    assert b.tables() == {"people": ["(1, 'Ada', 'merry')"]}
+    assert a.tables() == {"people": ["(1, 'Ada', '1', 'merry')"]}
+    assert losers(a) == losers(b) == {}
