@@ -225,6 +225,8 @@ class Replica:
             await self.hold_mass_delete(gone, dirty)
         if gone:
             await self.record(gone)
+        if self.source.due:
+            await self.step(self.source.keep)
         if whole:
             self.errors = errors
         else:

@@ -376,7 +376,7 @@ class RunningShare:
             async with (
                 self.busy
             ):  # a look in the middle of that would find the file accepted, and not what for
-                await self.executor.run(lambda: self.source.approve(catch_up=catch_up))
+                await self.replica.step(lambda: self.source.approve(catch_up=catch_up))
         # Looked at again first: what had been gone may have come back since.
         self.hints.add(EVERYTHING)
         await self.work_off()

@@ -287,6 +287,15 @@ class Source(Protocol):
         ...
 
     @property
+    def due(self) -> bool:
+        """Whether there is something to `keep`."""
+        ...
+
+    def keep(self) -> None:
+        """Keep in mind what a look leaves to be kept, once all that it found is recorded; called under the replica's lock."""
+        ...
+
+    @property
     def rest_s(self) -> float:
         """How long nothing is to be put in place: apps that are at work here have a right to their turns."""
         ...

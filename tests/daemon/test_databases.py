@@ -567,9 +567,9 @@ async def test_a_database_catches_up_also_when_it_is_looked_at_while_somebody_sa
         looked.set()
         return scan(dirty)
 
-    def accepted() -> None:
+    def accepted(note: Any) -> None:
         """Accept, and go on only once a look has begun, or waits for its turn."""
-        accept()
+        accept(note)
         trio.from_thread.run_sync(share.notice, Dirty(subtrees=frozenset({b""})))
         while not looked.is_set() and not trio.from_thread.run_sync(share.busy.statistics).tasks_waiting:
             trio.from_thread.run(trio.sleep, 0.01)

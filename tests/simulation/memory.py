@@ -69,6 +69,7 @@ class MemorySource:
 
     whole = False
     rest_s = 0.0
+    due = False
 
     store: ShareStore
     now_us: Callable[[], int]
@@ -176,6 +177,9 @@ class MemorySource:
 
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         return []
+
+    def keep(self) -> None:
+        """Keep nothing."""
 
     @property
     def unsettled(self) -> Collection[bytes]:

@@ -26,6 +26,7 @@ from p2psyncd.core.storage import Pending, ShareStorage, Stored
 from p2psyncd.core.version import Dot
 from p2psyncd.errors import DatabaseBusy, DatabaseFault, DatabaseUnavailable, NameTaken, ShareHeld
 from p2psyncd.sources.database.apply import RowApplier
+from p2psyncd.sources.database.approval import Approval
 from p2psyncd.sources.database.arriving import NotEmpty, belongs_to, install_copy, is_empty, prepare_copy
 from p2psyncd.sources.database.copying import Listing, NoCopy, write_copy
 from p2psyncd.sources.database.file import DatabaseAccess, DatabaseFile
@@ -160,6 +161,7 @@ class DatabaseSource:
         self.older = self.full
         """Whether the state may be older than the file."""
         self.catching_up = False
+        self.approval = Approval(store)
         self.seen: dict[tuple[str, Place], Told] = {}
         """What the last scan found in hinted rows."""
         self.keyless: set[str] = set()
@@ -174,8 +176,8 @@ class DatabaseSource:
         """What the last look saw hinted at."""
         self.touched_s = -RESTS_S
         """When that last changed."""
+        # Until when apps have a right to their file, for the time that they were locked out of it.
         self.owed_until_s = 0.0
-        """Until when apps have a right to their file, for the time that they were locked out of it."""
         self.waiting = ""
         self.filesystem: int | None = None
         self.recovered = False
@@ -327,14 +329,42 @@ class DatabaseSource:
             stamp = f"{datetime.fromtimestamp(self.clock.now_us() / MICROSECONDS, UTC):%Y-%m-%dT%H-%M-%S}"
             self.access.identity = None
             self.access.snapshot_to(path.with_name(f"{path.name}.before-catch-up-{stamp}"))
-        self.guard.accept()
+        self.guard.accept(lambda number: self.approval.begin(number, catch_up=catch_up))
         self.full, self.catching_up = True, catch_up
+
+    def take_up_approval(self) -> None:
+        """Go on with what a person decided, if the last process ended before that was carried out."""
+        if self.approval.left is not None and not self.guard.looked:
+            with self.access.reading():  # which judges it
+                pass
+        catch_up = self.approval.take_up(self.guard.first)
+        if catch_up is not None:
+            self.full, self.catching_up = True, catch_up
+
+    @property
+    def due(self) -> bool:
+        """Return whether a look at every row is over, or what a person decided is carried out."""
+        return self.compared is not None or self.approval.done
+
+    def keep(self) -> None:
+        """Keep in mind what a look at every row leaves to be kept, and forget what was decided."""
+        if self.compared is not None:
+            self.keep_compared(self.compared)
+        self.approval.forget()
+
+    def keep_compared(self, compared: Notes) -> None:
+        """Keep in mind a look at every row."""
+        compared.save(self.store)
+        if self.store.setting(DOUBT):
+            self.store.set_setting(DOUBT, b"")
+        self.compared = None
 
     # Looking
 
     def scan(self, dirty: Dirty) -> Iterator[Finding]:
         """Compare the hinted rows with what the store lists; all rows where hints may have been lost."""
         self.recover()  # if an app had the file locked before
+        self.take_up_approval()
         self.applied.clear()
         if self.copy is not None:
             if not Notes.load(self.catalogue).baselined:
@@ -433,6 +463,7 @@ class DatabaseSource:
             self.discard(scanner.surplus, scanner.schema)
         if after is not None and not self.full:
             self.compared, self.catching_up, self.older = after, False, False
+            self.approval.done = True
         self.again = scanner.unsettled
         self.drop([hint for hint in scanner.agreed if hint.n != ASKED], at_once=at_once)
 
@@ -565,11 +596,9 @@ class DatabaseSource:
         kept = [one for one in observations if one.draft.key not in known]
         if len(kept) < len(observations):
             self.again, self.full = True, self.full or self.compared is not None
+            self.compared, self.approval.done = None, False
         elif self.compared is not None:
-            self.compared.save(self.store)
-            if self.store.setting(DOUBT):
-                self.store.set_setting(DOUBT, b"")
-        self.compared = None
+            self.keep_compared(self.compared)
         self.guard.save(self.store)
         return kept
 

@@ -24,7 +24,7 @@ import cbor2
 
 from p2psyncd.errors import DatabaseUnavailable, ShareHeld
 from p2psyncd.sources.database.file import DatabaseAccess
-from p2psyncd.sources.database.hints import Mark, following, read_mark
+from p2psyncd.sources.database.hints import Mark, following, read_mark, write_mark
 from p2psyncd.sources.database.names import MARK_TABLE
 from p2psyncd.sources.database.opening import missing
 from p2psyncd.sources.database.show import Catalogue, Settings
@@ -134,6 +134,8 @@ class FileGuard:
         """Returns how far the state has come."""
         self.looked = False
         """Whether the file was looked at since the state was opened: it gets no older from then on."""
+        self.first = -1
+        """The number that it had then; -1: it had none."""
         self.known = known
         self.share = share
         self.device = device
@@ -189,7 +191,8 @@ class FileGuard:
         verdict = judge(mark, known, share=self.share, device=self.device, arrival=arrival)
         if reason := why(verdict, self.access.path):
             raise ShareHeld(reason)
-        self.looked = True
+        if not self.looked:
+            self.looked, self.first = True, self.began
         self.doubtful |= verdict is Verdict.AHEAD
 
     def committing(self, connection: apsw.Connection) -> None:
@@ -222,8 +225,11 @@ class FileGuard:
             settings.set_setting(NAME, self.known.packed() if self.known is not None else b"")
             self.saved = self.known
 
-    def accept(self) -> None:
+    def accept(self, note: Callable[[int], None] = lambda number: None) -> None:
         """Take the file as it is now (a person approved it), and make it this device's.
+
+        Args:
+            note: Is told the number that the file will have, right before; what it keeps counts once the file has that.
 
         Raises:
             ShareHeld: There is none.
@@ -234,12 +240,17 @@ class FileGuard:
             raise ShareHeld(why(Verdict.GONE, self.access.path))
         if self.known is None:
             self.access.identity = found
+            note(-1)
             return  # nothing was ever written to it
         before = self.known, self.access.identity
         self.known, self.access.identity = None, found
         try:
-            with self.access.writing(quiet=True):  # which numbers it above all that were
-                pass
+            with self.access.writing(quiet=True) as connection:
+                mark = read_mark(connection)
+                number = following(max(mark.number if mark is not None else 0, self.highest))
+                note(number)
+                if mark is not None:
+                    write_mark(connection, number, mark.nonce)
         except BaseException:
             self.known, self.access.identity = before
             raise

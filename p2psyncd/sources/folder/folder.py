@@ -264,6 +264,14 @@ class FolderSource:
         return []
 
     @property
+    def due(self) -> bool:
+        """Return False: what a scan finds is all that there is to be kept."""
+        return False
+
+    def keep(self) -> None:
+        """Keep nothing."""
+
+    @property
     def rest_s(self) -> float:
         """Return 0: nobody is locked out of a folder."""
         return 0.0

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import apsw
 import pytest
-from two_files import EVERYTHING, Clock, Replica
+from two_files import EVERYTHING, Clock, Replica, exchange
 
+from p2psyncd.errors import ShareHeld
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import Scanner
 from p2psyncd.sources.database.schema import Table
@@ -162,3 +163,65 @@ def test_what_comes_now_and_then_is_put_in_place_at_once_and_so_is_all_where_no_
     clock.seconds += 60
     source.owe(applying_s)
     assert source.rest_s == 0
+
+
+def gone_back(a: Replica, b: Replica) -> bytes:
+    """Put a backup in the place of b's database; return what was there before."""
+    a.run("INSERT INTO first VALUES (1, 'old'), (2, 'goes')")
+    exchange(a, b)
+    backup = b.path.read_bytes()
+    a.run("UPDATE first SET x = 'new' WHERE id = 1", "DELETE FROM first WHERE id = 2")
+    exchange(a, b)
+    newest = b.path.read_bytes()
+    put_in_place(b, backup)
+    with pytest.raises(ShareHeld):
+        b.source.check()
+    return newest
+
+
+def put_in_place(replica: Replica, content: bytes) -> None:
+    """Move a file over a database."""
+    other = replica.path.with_name("other.db")
+    other.write_bytes(content)
+    other.replace(replica.path)
+
+
+@pytest.mark.parametrize("catch_up", [True, False], ids=["catch up", "as it is"])
+def test_what_a_person_decided_about_a_backup_is_carried_out_by_the_next_process(
+    pair: tuple[Replica, Replica], catch_up: bool
+) -> None:
+    a, b = pair
+    gone_back(a, b)
+    b.source.approve(catch_up=catch_up)
+    b.open()
+    exchange(a, b)
+    counts = ["(1, 'new')"] if catch_up else ["(1, 'old')", "(2, 'goes')"]
+    assert a.tables()["first"] == b.tables()["first"] == counts
+    # And once only: what an app writes then is not older.
+    b.run("UPDATE first SET x = 'later' WHERE id = 1")
+    b.open()
+    exchange(a, b)
+    assert "(1, 'later')" in a.tables()["first"]
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+def test_what_was_decided_and_not_begun_says_nothing_about_the_right_file(
+    pair: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    newest = gone_back(a, b)
+
+    def kill(connection: apsw.Connection) -> None:
+        raise Killed
+
+    monkeypatch.setattr(b.source.guard, "committing", kill)
+    with pytest.raises(Killed):
+        b.source.approve(catch_up=True)
+    put_in_place(b, newest)
+    b.run("UPDATE first SET x = 'by its app' WHERE id = 1")
+    b.open()
+    exchange(a, b)
+    assert a.tables()["first"] == b.tables()["first"] == ["(1, 'by its app')"]

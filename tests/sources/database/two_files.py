@@ -129,6 +129,8 @@ class Replica:
         self.settle(changed)
         self.source.unsettle(changed)
         self.restate(self.source.reshow())
+        if self.source.due:
+            self.source.keep()
         return len(changed) if self.store.knowledge().get(self.store.actor(), -1) > before else 0
 
     def settle(self, changed: set[bytes]) -> None:
