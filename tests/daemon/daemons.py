@@ -26,7 +26,7 @@ from p2psyncd.daemon.supervisor import Supervisor
 __all__ = ["WAIT_S", "Daemon", "Lab", "connect", "offered", "share", "tree"]
 
 # Generous: other work shares the machine. Nothing waits so long unless it is broken.
-WAIT_S = 20.0
+WAIT_S = 90.0
 CONFIG = Config(listen=(ListenAddress(host="127.0.0.1", port=0),), mdns=False, scan_interval_s=0)
 
 
