@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -188,7 +189,9 @@ def contents(root: Path) -> dict[str, str | None]:
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
         if relative.parts[0] != ".p2psync":
-            found[str(relative)] = content(path)
+            # What goes at this moment is not there: whoever waits for something looks again.
+            with suppress(FileNotFoundError):
+                found[str(relative)] = content(path)
     return found
 
 
