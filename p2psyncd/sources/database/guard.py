@@ -211,7 +211,9 @@ class FileGuard:
             )
         connection.execute(f"UPDATE main.{MARK_TABLE} SET arrival = ?", (self.arrival(),))  # noqa: S608  (our own name)
         found = self.access.identity
-        self.next = Known(number=number, nonce=mark.nonce, inode=found.inode if found is not None else 0)
+        # Where nobody has looked which file it is, it is still to be told from the one that was known.
+        inode = found.inode if found is not None else self.known.inode if self.known is not None else 0
+        self.next = Known(number=number, nonce=mark.nonce, inode=inode)
 
     def committed(self) -> None:
         """Note the number, now that the file has it."""

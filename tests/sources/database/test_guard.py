@@ -260,6 +260,18 @@ def test_the_same_content_in_a_new_file_is_taken_and_compared(
     here.write()
 
 
+def test_a_new_file_is_compared_also_if_it_is_written_to_before_anybody_looks_which_it_is(
+    here: Device, tmp_path: Path
+) -> None:
+    shutil.copy(here.path, tmp_path / "compact.db").rename(here.path)
+    here.start()
+    here.write()  # as a state that is opened does
+    here.start()
+    here.write()
+    here.look()
+    assert here.guard.doubtful
+
+
 def test_what_was_committed_and_not_noted_is_no_backup(here: Device) -> None:
     with here.file.writing(quiet=True) as connection:
         connection.execute("INSERT INTO t(text) VALUES ('ours')")
