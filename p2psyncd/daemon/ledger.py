@@ -450,10 +450,19 @@ class Ledger:
 
     def take_newer(self, page: Page, item: Item, base: Stored | None) -> None:
         """Take a version that was written in knowledge of ours."""
-        if base is not None and item.live and base.item.same_value(item):
+        if base is not None and self.is_in_place(base, item):
             page.put(Stored(item=item, state=base.state))
         else:
             page.put_pending(Pending(item=item, base=base))
+
+    def is_in_place(self, here: Stored, item: Item) -> bool:
+        """Return whether nothing is to be done for a version: what it says is in place already.
+
+        Of a source that is one whole who wrote it, and when, may decide about other things than this one: who of two rows
+        has a value.
+        """
+        same = item.live and here.item.same_value(item)
+        return same and (not self.source.whole or here.item.dot == item.dot)
 
     def merge(self, page: Page, ours: Stored, theirs: Item, *, base: Stored | None = None) -> bool:
         """Settle two concurrent versions; return False if a local edit must be captured first.
@@ -483,7 +492,7 @@ class Ledger:
             stored = page.stored.get(item.key)
             if item is ours.item and stored is not None and stored.item is item:
                 return True
-        if here is not None and item.live and here.item.same_value(item):
+        if here is not None and self.is_in_place(here, item):
             page.put(Stored(item=item, state=here.state))
         else:
             page.put_pending(Pending(item=item, base=here))

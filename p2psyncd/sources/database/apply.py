@@ -8,7 +8,7 @@ file says whether the transaction was committed, and its outcomes are taken with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 
 import apsw
@@ -31,9 +31,9 @@ from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
 from p2psyncd.sources.database.making import ObjectMaker
 from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.prepare import Prepared, prepare
-from p2psyncd.sources.database.resolve import Constraints, Row
+from p2psyncd.sources.database.resolve import Constraints, Row, parent_of
 from p2psyncd.sources.database.retrying import Retries
-from p2psyncd.sources.database.row import state_of
+from p2psyncd.sources.database.row import is_sound, state_of
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.schema import Schema, schema_version
 from p2psyncd.sources.database.search import SearchIndexes
@@ -170,6 +170,8 @@ class RowApplier:
         Cheap where no row is anything but what its key says.
         """
         touched = {key for key in keys if self.may_matter(key)} if self.places else set()
+        if self.places.moved or self.places.held:
+            touched |= set(self.refer_elsewhere(keys))
         if self.places.held:
             touched |= self.retries.due(self.places, {unpack_key(key).table for key in keys})
         touched |= self.retries.start(self.places)
@@ -217,6 +219,24 @@ class RowApplier:
             return True
         at = unpack_key(key)
         return (at.table, natural(at)) in places.births or (at.table, natural(at)) in places.occupants
+
+    def refer_elsewhere(self, keys: Collection[bytes]) -> Iterator[bytes]:
+        """Yield the rows that refer to one which is not shown where its key says.
+
+        An app that wrote the number of a row which is held for another one meant that, or nothing, and everybody else shows
+        the number of the other one.
+        """
+        constraints, places = self.constraints, self.places
+        referring = [key for key in keys if unpack_key(key).table in constraints.referring]
+        for key, stored in self.store.get_many(referring).items():
+            if stored.item.live and is_sound(stored.item):
+                table, cells = unpack_key(key).table, state_of(stored.item).cells
+                columns = [
+                    (column, root) for (name, column), root in constraints.roots.items() if name == table
+                ]
+                parents = {parent_of(root, cells.get(column)) for column, root in columns}
+                if not parents.isdisjoint(places.moved) or not parents.isdisjoint(places.held):
+                    yield key
 
     def piece(self, batch: Sequence[Prepared]) -> list[Outcome]:
         """Do one transaction: put rows in place, and show anew what is noted.

@@ -186,6 +186,19 @@ class Constraints:
             for name, columns in self.columns.items()
         }
         """The unique columns that refer to rows that may themselves be held."""
+        self.ranks = {name: len(self.ancestors(name)) for name in self.parents}
+        """Tables of a lower rank are decided first, whichever of their rows a plan has: what refers to a row that is held
+        means another one."""
+
+    def ancestors(self, table: str) -> set[str]:
+        """Return a table and all that its unique columns refer to, directly or over others."""
+        found, ahead = {table}, [table]
+        while ahead:
+            for _, root in self.parents[ahead.pop()]:
+                if root not in found:
+                    found.add(root)
+                    ahead.append(root)
+        return found
 
     def keeps_types(self, table: str, values: Mapping[str, Value]) -> bool:
         """Return whether columns surely store values of such types as they are; the same few come again and again."""
@@ -299,9 +312,7 @@ def decide_claims(
         constraints: The schema's.
         resolved: Returns which row a key means now: the one that it is held for, or itself.
     """
-    waiting: dict[bytes, int] = {}
-    followers: dict[bytes, list[bytes]] = {}
-    ready: list[tuple[tuple[Stamp, bytes], bytes]] = []
+    groups: dict[int, list[Row]] = {}
     for row in rows.values():
         row.held, row.winner, row.claims = False, b"", ()
         if row.item is None:
@@ -309,34 +320,44 @@ def decide_claims(
         if row.broken > 1:
             row.held = True
         elif constraints.unique[row.table.name]:
-            parents = waited_for(row, rows, constraints)
-            for parent in parents:
-                followers.setdefault(parent, []).append(row.key)
-            waiting[row.key] = len(parents)
-            if not parents:
-                ready.append((constraints.order(row), row.key))
-    heapq.heapify(ready)
+            groups.setdefault(constraints.ranks[row.table.name], []).append(row)
     taken: dict[Claim, bytes] = {}
     met: list[tuple[bytes, bytes]] = []
+    for _, group in sorted(groups.items()):
+        for row in in_turn(group, constraints):
+            row.claims = claims_of(row, constraints, resolved)
+            holders = [taken[claim] for claim in row.claims if claim in taken]
+            if holders:
+                row.held, row.winner = True, holders[0]
+                met += [(row.key, holder) for holder in holders]
+            else:
+                taken.update(dict.fromkeys(row.claims, row.key))
+    return met
+
+
+def in_turn(group: Sequence[Row], constraints: Constraints) -> Iterator[Row]:
+    """Yield rows of tables of one rank in the order in which values are given out, parents before their children."""
+    rows = {row.key: row for row in group}
+    waiting: dict[bytes, int] = {}
+    followers: dict[bytes, list[bytes]] = {}
+    for row in group:
+        parents = waited_for(row, rows, constraints)
+        for parent in parents:
+            followers.setdefault(parent, []).append(row.key)
+        waiting[row.key] = len(parents)
+    ready = [(constraints.order(rows[key]), key) for key, count in waiting.items() if not count]
+    heapq.heapify(ready)
     while waiting:
         # Rows that refer to each other in a circle wait for ever: the first of them goes ahead.
         key = heapq.heappop(ready)[1] if ready else min(waiting, key=lambda k: constraints.order(rows[k]))
         if waiting.pop(key, None) is None:
             continue
-        row = rows[key]
-        row.claims = claims_of(row, constraints, resolved)
-        holders = [taken[claim] for claim in row.claims if claim in taken]
-        if holders:
-            row.held, row.winner = True, holders[0]
-            met += [(key, holder) for holder in holders]
-        else:
-            taken.update(dict.fromkeys(row.claims, key))
+        yield rows[key]
         for follower in followers.get(key, ()):
             if follower in waiting:
                 waiting[follower] -= 1
                 if not waiting[follower]:
                     heapq.heappush(ready, (constraints.order(rows[follower]), follower))
-    return met
 
 
 def waited_for(row: Row, rows: Mapping[bytes, Row], constraints: Constraints) -> set[bytes]:

@@ -124,6 +124,39 @@ def test_a_row_that_is_to_be_put_in_place_again_is_so_also_if_the_same_comes_onc
     assert b.tables() == a.tables()
 
 
+ACCOUNTS = """
+CREATE TABLE account(id INTEGER PRIMARY KEY, mail TEXT UNIQUE);
+CREATE TABLE card(id INTEGER PRIMARY KEY, account INTEGER REFERENCES account(id));
+"""
+
+
+def test_a_row_that_an_app_lets_refer_to_one_that_is_held_refers_to_the_one_it_is_held_for(
+    pair: Pair,
+) -> None:
+    a, b = pair(ACCOUNTS + "INSERT INTO account VALUES (2, NULL);")
+    a.run("INSERT INTO account VALUES (1, 'x@example.org')")
+    b.run("UPDATE account SET mail = 'x@example.org'")
+    exchange(a, b)
+    b.run("INSERT INTO card VALUES (1, 2)", foreign_keys=False)
+    exchange(a, b)
+    assert a.tables() == b.tables() == {"account": ["(1, 'x@example.org')"], "card": ["(1, 1)"]}
+
+
+def test_a_row_that_says_the_same_and_was_written_later_gives_way_to_one_that_was_held_for_it(
+    pair: Pair,
+) -> None:
+    a, b = pair(ACCOUNTS)
+    a.run("INSERT INTO account VALUES (1, 'x@example.org')")
+    b.run("INSERT INTO account VALUES (2, 'x@example.org')")
+    exchange(a, b)
+    [first] = [item for item in b.items() if item.kind is Kind.ROW and item.dot.actor == a.store.actor()]
+    again = replace(first, dot=Dot(ActorId(b"somebody"), 1), hlc=first.hlc + 10**12).knowing(first)
+    for replica in (a, b):
+        replica.receive([again])
+        replica.apply()
+        assert replica.tables()["account"] == ["(2, 'x@example.org')"]
+
+
 def test_children_follow_a_parent_that_gets_another_number(pair: Pair) -> None:
     a, b = pair(
         "CREATE TABLE person(id INTEGER PRIMARY KEY, name TEXT);"

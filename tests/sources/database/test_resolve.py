@@ -158,6 +158,23 @@ def test_the_earliest_claim_of_a_value_stands_and_a_held_row_claims_nothing(tags
     assert held(tags, [third, second]) == {third.key: second.key}
 
 
+def test_children_are_decided_after_all_parents_however_late_these_were_written() -> None:
+    ddl = (
+        "CREATE TABLE person(id INTEGER PRIMARY KEY, mail TEXT UNIQUE);"
+        "CREATE TABLE tag(owner INTEGER REFERENCES person(id), word TEXT, PRIMARY KEY(owner, word))"
+    )
+    with closing(apsw.Connection(":memory:")) as connection:
+        connection.execute(ddl)
+        constraints = Constraints(read_schema(connection))
+    person, tag = (constraints.schema.tables[name] for name in ("person", "tag"))
+    first, last = row(person, 3, 1, mail="m"), row(person, 1, 9, mail="m")
+    # Both tags are one person's once it is clear that there is but one.
+    early, late = row(tag, 7, 2, owner=1, word="a"), row(tag, 8, 4, owner=3, word="a")
+    expected = {last.key: first.key, late.key: early.key}
+    assert held(constraints, [first, last, early, late]) == expected
+    assert held(constraints, [late, early, last, first]) == expected
+
+
 def test_a_null_claims_nothing(tags: Constraints) -> None:
     table = tags.schema.tables["tag"]
     assert held(tags, [row(table, number, number, name=None) for number in (1, 2)]) == {}
