@@ -42,9 +42,14 @@ class Mutant:
     """Returns the patches."""
     faults: str
     """Which faults bring it to light."""
-    seeds: range
-    """Of a few that find it, for CI: `--mutant NAME` looks from 0 on."""
+    first: int
+    """A seed that finds it, where the test begins to look: `--mutant NAME` looks from 0 on."""
     kind: str = "memory"
+
+    @property
+    def seeds(self) -> range:
+        """As many as may be needed: what a seed does changes whenever the simulation or the engine does."""
+        return range(self.first, self.first + 1000)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -163,57 +168,57 @@ MUTANTS = {
         breaks="knowledge is committed before what it speaks of has come",
         changes=early_knowledge,
         faults="cut,kill,rot,forget,delay",
-        seeds=range(40, 43),
+        first=40,
     ),
     "clock-order": Mutant(
         breaks="the later clock wins, even against a write that knew the other",
         changes=clock_order,
         faults="clock,cut",
-        seeds=range(2, 3),
+        first=2,
     ),
     "presumptuous": Mutant(
         breaks="a winner claims to know the loser before the loser's bytes are kept (decision 0010)",
         changes=presumptuous,
         faults="cut,delay,hints",
-        seeds=range(4, 6),
+        first=2,
     ),
     "reused-numbers": Mutant(
         breaks="after a restore the old actor goes on, with the next number",
         changes=reused_numbers,
         faults="restore,cut",
-        seeds=range(578, 580),
+        first=578,
     ),
     "forgetful": Mutant(
         breaks="tombstones are dropped, and nobody notes up to where",
         changes=forgetful,
         faults="forget,cut",
-        seeds=range(86, 89),
+        first=86,
     ),
     "blind-exchange": Mutant(
         breaks="what is replaced is not looked at",
         changes=blind_exchange,
         faults="hints,cut,delay",
-        seeds=range(2),
+        first=0,
     ),
     "exchange-without-looking": Mutant(
         breaks="a file is exchanged into place, and what came out is not looked at",
         changes=exchange_without_looking,
         faults="hints,cut,delay",
-        seeds=range(26, 29),
+        first=26,
         kind="folder",
     ),
     "rename-before-sync": Mutant(
         breaks="a file gets its name before its bytes are durable",
         changes=rename_before_sync,
         faults="power,cut",
-        seeds=range(15, 18),
+        first=27,
         kind="folder",
     ),
     "overlooked": Mutant(
         breaks="a row that was held for one that the app deleted is forgotten, where its value went to a new row at once",
         changes=overlooked,
         faults="cut,replace,delay,kill,clock,hints",
-        seeds=range(242, 243),
+        first=242,
         kind="database",
     ),
 }
