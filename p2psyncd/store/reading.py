@@ -100,12 +100,17 @@ class ShareReader:
     def still_pending(self, rows: Sequence[Pending]) -> list[Pending]:
         """Return what of some pending rows is pending still, in their order, each as it is now."""
         found = {
-            key: (Dot(self.actors[actor], seq), disk_kind)
-            for key, actor, seq, disk_kind in self.pending_columns(
-                [row.item.key for row in rows], "actor, seq, disk_kind"
+            key: ((self.actors[actor], seq, digest, meta), disk_kind)
+            for key, actor, seq, digest, meta, disk_kind in self.pending_columns(
+                [row.item.key for row in rows], "actor, seq, digest, meta, disk_kind"
             )
         }
-        same = [row for row in rows if found.get(row.item.key, (None,))[0] == row.item.dot]
+        # Two writes have one dot where a machine was copied: the content of the one is not the other's.
+        same = [
+            row
+            for row in rows
+            if found.get(row.item.key, (None,))[0] == (*row.item.dot, row.item.digest, row.item.meta)
+        ]
         # Most are new here. What is in place beneath the others may be something else by now.
         again = self.pending_of(
             [row.item.key for row in same if row.base is not None or found[row.item.key][1]]

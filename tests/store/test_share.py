@@ -155,6 +155,16 @@ def test_of_pending_items_those_are_left_that_nothing_overtook_with_what_is_bene
     ]
 
 
+def test_another_content_by_the_same_dot_is_not_what_was_pending(store: ShareStore, share: Any) -> None:
+    """A machine was copied, and both went on with the same number at the same time."""
+    one = share.item(b"a", 1)
+    other = replace(one, digest=b"\x07" * 32)
+    store.put_pending([pending(one)])
+    assert store.still_pending([pending(one)]) == [pending(one)]
+    store.put_pending([pending(other)])
+    assert store.still_pending([pending(one)]) == []
+
+
 def test_a_newer_version_of_a_pending_item_replaces_it_whole(store: ShareStore, share: Any) -> None:
     base = stored(share.item(b"a", 1))
     store.put_pending([pending(share.item(b"a", 2), base, "no room")])
