@@ -47,6 +47,8 @@ class Oracle:
     """What must be found, and the machine where it was written."""
     deleted: dict[Claim, int] = field(default_factory=dict)
     """What must not be found, and the machine where it was deleted."""
+    unsure: set[Claim] = field(default_factory=set)
+    """Of that, what was deleted where a disaster came since: what is gone everywhere comes back with another disaster."""
     taken: dict[Claim, set[int]] = field(default_factory=dict)
     """What a user knowingly replaced or deleted at any time, and on which machines."""
     written: Counter[Claim] = field(default_factory=Counter)
@@ -54,11 +56,22 @@ class Oracle:
     """The machines where a name was written or changed."""
     displaced: set[bytes] = field(default_factory=set)
     """Values that a disaster may have put under other names than users had put them: taking one away counts for all."""
+    renewed: set[Claim] = field(default_factory=set)
+    """Of that, what had a name under which something else was written since, or was changed by who had not heard of it."""
+    touched: dict[Claim, set[int]] = field(default_factory=dict)
+    """The machines where something was changed about a value and the value itself was not."""
+    forgetful: bool = False
+    """Whether tombstones were forgotten: what is in the place of a thing then, and was written later, does not tell whether
+    that thing was deleted, or lost a conflict and is kept by who has its bytes."""
+    struck: set[int] = field(default_factory=set)
+    """Machines that met with a disaster."""
     forgiven: set[Claim] = field(default_factory=set)
     """What may come back: see `forgive`."""
     perished: set[Claim] = field(default_factory=set)
     set_back: set[int] = field(default_factory=set)
     """Machines that were set back as a whole, and not found out yet."""
+    twins: set[int] = field(default_factory=set)
+    """A machine and its copy, until one of the two is found out: what the one writes passes for knowing the other's."""
     doubtful: set[Claim] = field(default_factory=set)
     """What users wrote on these meanwhile, and before, if it is undone there and others may have it."""
 
@@ -83,9 +96,17 @@ class Oracle:
                     del self.claims[other]
         for claim in set(deed.deleted) - unsettled:
             self.deleted[claim] = machine.number
-        for name in sorted({*deed.dirty.keys, *(claim.name for claim in deed.wrote)}):
+            self.unsure.discard(claim)
+        names = sorted({*deed.dirty.keys, *(claim.name for claim in deed.wrote)})
+        for name in names:
             self.writers.setdefault(name, set()).add(machine.number)
+        self.renewed.update(c for c in self.deleted if c.name in names and c not in deed.deleted)
+        self.renewed.update(c for c in deed.deleted if self.touched.get(c, set()) - {machine.number})
+        for claim in self.claims:
+            if claim.name in names:
+                self.touched.setdefault(claim, set()).add(machine.number)
         for claim in deed.wrote:
+            self.touched.pop(claim, None)
             self.written[claim] += 1
             # Put back where it was, it may be no write at all: the device may not have looked meanwhile, or
             # never have heard that it was taken away elsewhere.
@@ -123,9 +144,10 @@ class Oracle:
         # Two users wrote the same value under two names, and one of the two is gone with the disk: whoever takes
         # the other one away takes away all that there is of it.
         self.displaced.update(claim.value for claim in self.claims if claim not in still)
-        for claim in [claim for claim, number in self.deleted.items() if number == struck.number]:
-            if claim in still:
-                del self.deleted[claim]  # the delete was undone before everybody had heard of it
+        self.struck.add(struck.number)
+        self.unsure.update(claim for claim, number in self.deleted.items() if number == struck.number)
+        for claim in self.unsure & self.deleted.keys() & still:
+            del self.deleted[claim]  # the delete was undone before everybody had heard of it
 
     def undone(self, machine: Machine) -> None:
         """Take note that a machine was set back as a whole, and cannot tell: it passes for knowing what it wrote since."""
@@ -134,11 +156,19 @@ class Oracle:
         own = {claim for claim, number in self.claims.items() if number == machine.number}
         self.doubtful |= own - there
 
-    def copied(self, copy: Machine, unrecorded: Collection[Claim]) -> None:
+    def copied(
+        self, original: Machine, copy: Machine, unrecorded: Collection[Claim], *, noticed: bool
+    ) -> None:
         """Take note of what lies on a disk's copy and not in its state: both machines find it, each as a write of its own.
 
         Who deletes the one has not seen the other.
         """
+        if not noticed:
+            self.twins = {original.number, copy.number}
+            self.set_back |= self.twins
+        for numbers in self.writers.values():  # directories, too, which are no claims
+            if original.number in numbers:
+                numbers.add(copy.number)
         self.written.update(unrecorded)
         for claim in unrecorded:
             self.rewritten(claim.name, copy)
@@ -152,6 +182,8 @@ class Oracle:
 
         What it writes from now on claims nothing that is false.
         """
+        if machine.number in self.twins:
+            self.set_back -= self.twins
         self.set_back.discard(machine.number)
         self.forgive(claims)
         for claim in claims:
@@ -191,6 +223,10 @@ class Oracle:
         own = self.kept_at_home(processes)
         kept = {value for process in processes for value in process.machine.kept()}
         own |= {claim for claim in self.doubtful if claim.value in kept}
+        # What a device that only receives had last, as whose writer was set back, it makes no copy of when it loses: it is in
+        # that device's history.
+        last = {v for p in processes if p.machine.mode == "receive-only" for v in p.machine.kept()}
+        own |= {c for c, number in self.claims.items() if number in self.struck and c.value in last}
         for process in mutual:
             self.check_values(process, own)
 
@@ -225,7 +261,7 @@ class Oracle:
         lost = sorted(claim for claim in self.claims.keys() - own if claim.value not in values)
         if lost:
             raise Violation("lost", f"{where}: {lost}")
-        may_be_back = self.forgiven | process.machine.revived
+        may_be_back = self.forgiven | process.machine.revived | (self.renewed if self.forgetful else set())
         back = sorted(c for c in self.deleted.keys() - may_be_back if c in there and self.written[c] == 1)
         if back:
             raise Violation("back", f"{where}: {back}")

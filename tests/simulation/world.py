@@ -93,6 +93,7 @@ class World:
                 for machine in self.machines:
                     machine.clock.skew_us += YEAR_S * 1_000_000
             case ("forget", int(days)):
+                self.oracle.forgetful = True
                 await self.forget(days)
             case (str(name), int(number), *rest):
                 await self.strike(name, self.machine(number), rest)
@@ -309,7 +310,8 @@ class World:
         if runs:
             await self.boot(machine)
         await self.boot(other)
-        self.oracle.copied(other, self.processes[other.number].device.unrecorded())
+        unrecorded = self.processes[other.number].device.unrecorded()
+        self.oracle.copied(machine, other, unrecorded, noticed=noticed)
 
     async def pair_again(self, machine: Machine) -> None:
         """Give a clone a key of its own, as its user is told to."""
