@@ -184,6 +184,8 @@ class Replica:
                 # What was recorded just now is in the way until it is looked at again.
                 await self.capture(Dirty(keys=frozenset(self.source.unsettled)), whole=False)
                 await self.step(self.reshow)
+            if self.source.unmended:
+                await self.step(lambda: self.settle_now(set(self.source.unmended)))
         finally:
             if self.phase is Phase.SCANNING:
                 self.enter(Phase.READY)

@@ -305,6 +305,11 @@ class Source(Protocol):
         """What is to be shown anew, and is not yet: an edit stood in the way, which has to be looked at first."""
         ...
 
+    @property
+    def unmended(self) -> Collection[bytes]:
+        """What `mend` could not look after yet: the file was locked."""
+        ...
+
     def unsettle(self, changed: Collection[bytes]) -> None:
         """Note what local changes have consequences for; called in the step that records them."""
         ...

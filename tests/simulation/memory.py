@@ -185,6 +185,10 @@ class MemorySource:
     def unsettled(self) -> Collection[bytes]:
         return ()
 
+    @property
+    def unmended(self) -> Collection[bytes]:
+        return ()
+
     def unsettle(self, changed: Collection[bytes]) -> None:
         """Note nothing: nothing here has consequences for others."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 import apsw
+import cbor2
 import trio
 
 from p2psyncd.core.clock import Clock
@@ -97,6 +98,9 @@ ASKED = -1
 MICROSECONDS = 1_000_000
 DOUBT = "database-doubt"
 """Whether every row is still to be compared: the state is older than the file."""
+UNMENDED = "database-unmended"
+"""The keys of what was to be mended while an app had the file locked."""
+NO_KEYS = cbor2.dumps([])
 
 
 class Store(ShareStorage, Settings, Protocol):
@@ -182,7 +186,7 @@ class DatabaseSource:
         self.filesystem: int | None = None
         self.recovered = False
         self.row_applier: RowApplier | None = None
-        self.unmended: set[bytes] = set()
+        self.unmended: set[bytes] = set(cbor2.loads(store.setting(UNMENDED) or NO_KEYS))
         """What was to be mended while an app had the file locked."""
         self.unmendable: dict[bytes, str] = {}
         """Rows whose parents and children could not be looked after, and why."""
@@ -680,7 +684,11 @@ class DatabaseSource:
             twins = take_back_twins(self.store, self.unmended)
             drafts += [made for made in twins if made.key not in mended]
         except DatabaseUnavailable:
-            return []  # the next call looks after them
+            # The next call looks after them, be it another process's.
+            self.store.set_setting(UNMENDED, cbor2.dumps(sorted(self.unmended)))
+            return []
+        if (self.store.setting(UNMENDED) or NO_KEYS) != NO_KEYS:
+            self.store.set_setting(UNMENDED, NO_KEYS)
         for key in self.unmended:
             self.unmendable.pop(key, None)
         self.unmendable.update(failed)

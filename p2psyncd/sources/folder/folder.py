@@ -281,6 +281,11 @@ class FolderSource:
         """Return nothing: what is in one file has no consequences for others."""
         return ()
 
+    @property
+    def unmended(self) -> Collection[bytes]:
+        """Return nothing: see `mend`."""
+        return ()
+
     def unsettle(self, changed: Collection[bytes]) -> None:
         """Note nothing."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from two_files import Clock, Replica, exchange
 
@@ -199,3 +201,25 @@ def test_a_row_that_cannot_be_looked_after_keeps_nothing_else_back_and_is_named(
     assert a.tables() == b.tables()
     assert a.tables()["child"] == ["(2, 2)"]
     assert ["LookupError at test_mend.py" in reason for reason in b.source.unmendable.values()] == [True]
+
+
+def test_what_an_app_kept_from_being_mended_by_a_lock_is_mended_by_the_next_process(pair: Pair) -> None:
+    a, b = pair("PRAGMA journal_mode = DELETE;" + family("ON DELETE CASCADE"))
+    a.run("INSERT INTO parent VALUES (1, 'one'), (2, 'two')")
+    exchange(a, b)
+    a.run("DELETE FROM parent WHERE id = 1")
+    b.run("INSERT INTO child VALUES (1, 1)")
+    for replica in (a, b):
+        replica.scan()
+    with closing(apsw.Connection(str(b.path))) as app:
+        app.execute("BEGIN EXCLUSIVE")
+        b.receive(a.items())
+    assert b.source.unmended
+    b.open()
+    assert b.source.unmended
+    b.scan()
+    assert not b.source.unmended
+    b.apply()
+    assert b.tables() == {"parent": ["(2, 'two')"], "child": [], "grandchild": []}
+    b.open()
+    assert not b.source.unmended

@@ -126,7 +126,7 @@ class Replica:
         before = self.store.knowledge().get(self.store.actor(), -1)
         changed = self.ledger.record(self.source.confirm(seen))
         self.ledger.reopen({one.key: one.shown for one in found if isinstance(one, Unapplied)})
-        self.settle(changed)
+        self.settle(changed | set(self.source.unmended))
         self.source.unsettle(changed)
         self.restate(self.source.reshow())
         if self.source.due:
