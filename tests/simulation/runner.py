@@ -178,9 +178,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="SEED", help="the first seed")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so many")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--kind", choices=["memory", "folder", "database"], default="memory")
     parser.add_argument(
-        "--faults", default="all", help="all, none, or: " + ",".join(FAULTS) + "; -name leaves one out"
+        "--kind", choices=["memory", "folder", "database"], help="default: memory, or the mutant's"
+    )
+    parser.add_argument(
+        "--faults",
+        help="all (or what brings the mutant to light), none, or: "
+        + ",".join(FAULTS)
+        + "; -name leaves one out",
     )
     parser.add_argument(
         "--mutant", default="", choices=["", *MUTANTS], help="break the engine in this way first"
@@ -189,6 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(), help="folder for plans that fail")
     parser.add_argument("--replay", type=Path, help="take a written plan through")
     options = parser.parse_args(arguments)
+    mutant = MUTANTS.get(options.mutant)
+    options.kind = options.kind or (mutant.kind if mutant else "memory")
+    options.faults = options.faults or (mutant.faults if mutant else "all")
     if options.replay:
         return replay(options.replay, options.mutant)
     if not options.seeds and not options.minutes:
