@@ -16,7 +16,6 @@ import trio
 from p2psyncd.core.ids import DeviceId
 from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Pending
-from p2psyncd.daemon.ledger import folders_above
 from p2psyncd.daemon.replica import WHOLE_ITEMS_MAX, Phase, Replica
 from p2psyncd.daemon.signal import Signal, first_of
 from p2psyncd.errors import DatabaseUnavailable, ShareHeld
@@ -265,7 +264,7 @@ class Applier:
         # A session that was cut, or a local edit at the wrong moment, left the shape of the tree unsettled.
         again = stuck & self.blocked
         if again:
-            await self.replica.settle_structure(folders_above(again), stuck=again)
+            await self.replica.unstick(again)
 
     async def work_on(self, page: list[Pending]) -> None:
         """Apply what can be applied of a page, and of what waited for it; note the contents that are lacking."""

@@ -25,7 +25,7 @@ from p2psyncd.core.storage import Pending, ShareStorage, Totals
 from p2psyncd.core.version import Dot, unpack_vector
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.incarnation import Incarnation
-from p2psyncd.daemon.ledger import Ledger, Received
+from p2psyncd.daemon.ledger import Ledger, Received, folders_above
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.errors import BadRequest, RemoteProtocolError, ShareHeld, StateForked
 from p2psyncd.sources.faults import Faults
@@ -478,10 +478,15 @@ class Replica:
             lambda: self.store.forget(covered, covered_before_us=covered_before_us, before_us=before_us)
         )
 
-    async def settle_structure(self, changed: set[bytes], stuck: Collection[bytes] = ()) -> None:
-        """Look after the shape of the tree where a peer changed it, once its stream is whole; or where it is `stuck`."""
-        if changed or stuck:
-            await self.step(lambda: self.settle_now(changed, stuck))
+    async def settle_structure(self, changed: set[bytes]) -> None:
+        """Look after the shape of the tree where a peer changed it, once its stream is whole."""
+        if changed:
+            await self.step(lambda: self.settle_now(changed))
+
+    async def unstick(self, stuck: Collection[bytes]) -> None:
+        """Look after what lies around items that wait in vain: only folders have others above them."""
+        around = set(stuck) if self.directory is None else folders_above(stuck)
+        await self.step(lambda: self.settle_now(around, stuck))
 
     def settle_now(self, changed: set[bytes], stuck: Collection[bytes] = ()) -> None:
         """Make what changed fit together with the rest; blocks."""

@@ -7,7 +7,7 @@ and two libraries in it know nothing of each other. `tests/lan` has apps of thei
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from itertools import permutations
 from pathlib import Path
@@ -417,6 +417,30 @@ async def test_a_database_that_an_app_keeps_locked_waits_and_goes_on_by_itself(s
         [row] = await maple.backend.share_list()
         assert row["state"] == "starting"
         assert (row["reason"] or "").startswith("waiting: ")
+    await settle(maple, willow)
+    assert read(here) == [ANN, (2, "Bob", "22", "bob@x")]
+    [row] = await maple.backend.share_list()
+    assert (row["state"], row["reason"]) == ("idle", None)
+
+
+async def test_an_app_that_writes_for_long_delays_what_came_and_harms_nothing(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maple, willow, here, there = shared
+    replica = maple.running("app").replica
+    again: list[Collection[bytes]] = []
+    unstick = replica.unstick
+
+    async def noted(stuck: Collection[bytes]) -> None:
+        await unstick(stuck)
+        again.append(stuck)
+
+    monkeypatch.setattr(replica, "unstick", noted)
+    with closing(app(here)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        write(there, "UPDATE people SET phone = '22' WHERE id = 2")
+        await maple.until(lambda: bool(again), "two tries in vain")
+        connection.execute("ROLLBACK")
     await settle(maple, willow)
     assert read(here) == [ANN, (2, "Bob", "22", "bob@x")]
     [row] = await maple.backend.share_list()
