@@ -381,7 +381,8 @@ class Ledger:
         """
         received = Received()
         page = self.page([item.key for item in items])
-        known = self.store.knowledge() if stale else {}
+        # A device that only receives lets nobody delete anything, and a state that has lost rows says they were deleted.
+        known = self.store.knowledge() if stale and self.announces else {}
         with self.store.transaction(durable=True):
             # Of no others: a peer could make up any number of them.
             writers = {item.dot.actor for item in items}
