@@ -63,8 +63,8 @@ class Oracle:
     forgetful: bool = False
     """Whether tombstones were forgotten: what is in the place of a thing then, and was written later, does not tell whether
     that thing was deleted, or lost a conflict and is kept by who has its bytes."""
-    struck: set[int] = field(default_factory=set)
-    """Machines that met with a disaster."""
+    restored: set[int] = field(default_factory=set)
+    """Machines that were set back, whether they were told so or not."""
     forgiven: set[Claim] = field(default_factory=set)
     """What may come back: see `forgive`."""
     perished: set[Claim] = field(default_factory=set)
@@ -144,7 +144,6 @@ class Oracle:
         # Two users wrote the same value under two names, and one of the two is gone with the disk: whoever takes
         # the other one away takes away all that there is of it.
         self.displaced.update(claim.value for claim in self.claims if claim not in still)
-        self.struck.add(struck.number)
         self.unsure.update(claim for claim, number in self.deleted.items() if number == struck.number)
         for claim in self.unsure & self.deleted.keys() & still:
             del self.deleted[claim]  # the delete was undone before everybody had heard of it
@@ -226,7 +225,7 @@ class Oracle:
         # What a device that only receives had last, as whose writer was set back, it makes no copy of when it loses: it is in
         # that device's history.
         last = {v for p in processes if p.machine.mode == "receive-only" for v in p.machine.kept()}
-        own |= {c for c, number in self.claims.items() if number in self.struck and c.value in last}
+        own |= {c for c, number in self.claims.items() if number in self.restored and c.value in last}
         for process in mutual:
             self.check_values(process, own)
 

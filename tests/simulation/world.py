@@ -294,6 +294,7 @@ class World:
             # What was saved later is of a past that is undone: a state must not be newer than what it speaks of.
             del made[which % len(made) + 1 :]
         machine.restore(made[which % len(made)], everything=everything, noticed=noticed)
+        self.oracle.restored.add(machine.number)
         if everything and not noticed:
             self.oracle.undone(machine)
         self.struck(machine)
