@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 import trio
 from daemons import WAIT_S, Daemon, Lab, connect, share, tree
 
-from p2psyncd.daemon import fetcher, mesh, peerlink, sessiontable
+from p2psyncd.daemon import applier, fetcher, mesh, peerlink, sessiontable
 from p2psyncd.daemon import share as share_module
 from p2psyncd.daemon import shares as shares_module
 from p2psyncd.daemon.folder_share import FolderKind
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.errors import ConfigError, StateCorrupt
+from p2psyncd.net.tls import ServerContexts, server_context
 from p2psyncd.sources.source import Dirty
 from p2psyncd.wire.messages import Ask, Boot, Closed, Done, Hello, Removed, Summaries
 
@@ -30,6 +32,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What rests after a failure rests for a moment only."""
     monkeypatch.setattr(sessiontable, "SESSION_RETRY_S", 0.05)
     monkeypatch.setattr(share_module, "RETRY_S", 0.05)
+    monkeypatch.setattr(applier, "RETRY_S", 0.05)
     monkeypatch.setattr(fetcher, "RETRY_S", 0.05)
     monkeypatch.setattr(fetcher, "STAGING_RETRY_S", 0.05)
 
@@ -146,12 +149,20 @@ async def test_content_for_a_peer_that_removed_us_is_refused_without_harm(
     here = maple.make("f")
     await share(maple, willow)
     # Both ends try: whoever dialled the link dials for content, and is refused.
-    for daemon in two:
-        monkeypatch.setattr(daemon.supervisor.mesh, "trust", list)
+    # Of the listeners, which asked for whom to trust when they began: what the mesh says later is not asked again.
+    dialled = trio.Event()
+
+    def trust_nobody(contexts: ServerContexts) -> ssl.SSLContext:
+        dialled.set()
+        return server_context(contexts.identity, ())
+
+    monkeypatch.setattr(ServerContexts, "now", trust_nobody)
     (here / "a.txt").write_text("x")
     (willow.folder / "f" / "b.txt").write_text("y")
     await maple.until(lambda: maple.running("f").replica.totals.pending_items > 0, "b is known")
     await willow.until(lambda: willow.running("f").replica.totals.pending_items > 0, "a is known")
+    with trio.fail_after(WAIT_S):
+        await dialled.wait()
     monkeypatch.undo()
     await maple.wait()
 
