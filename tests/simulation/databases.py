@@ -99,6 +99,12 @@ class DatabaseDevice(CommonDevice):
         written = self.store.written_by(self.store.actor(), above=-1)
         return set(self.machine.claims()) & {claim for item in written for claim in claims_in(item)}
 
+    def unseen(self) -> set[bytes]:
+        written = self.store.written_by(self.store.actor(), above=-1)
+        return {claim.name for item in written for claim in claims_in(item)} - {
+            claim.name for claim in self.machine.claims()
+        }
+
     def ailments(self) -> list[str]:
         found = self.ailments_of_state()
         if self.machine.mode == "send-receive":

@@ -162,6 +162,10 @@ class Device(Protocol):
         """Return what is on this machine by a write of the actor that it goes by now."""
         ...
 
+    def unseen(self) -> set[bytes]:
+        """Return the names of what its state has by a write of that actor, and a user took away since: not noted yet."""
+        ...
+
     def ailments(self) -> list[str]:
         """Return what is wrong though all is quiet: the store and the disk differ, a temporary file is left …"""
         ...

@@ -144,6 +144,11 @@ class CommonDevice:
         written = {item.key for item in self.store.written_by(self.store.actor(), above=-1)}
         return {claim for claim in there if claim.name in written}
 
+    def unseen(self) -> set[bytes]:
+        there: set[Claim] = set(self.machine.claims())  # type: ignore[attr-defined]
+        written = self.store.written_by(self.store.actor(), above=-1)
+        return {item.key for item in written if item.live} - {claim.name for claim in there}
+
     def busy(self) -> Dirty:
         """Return where to look again a little later."""
         return Dirty()

@@ -10,7 +10,8 @@
 - **Nothing that was deleted is back** under the name where it was deleted, unless it was written there again, or a
   device lost its memory of it while it had it (its state was put back to before it came): such a
   device cannot tell it from a new file, and a new file beats a delete. Nor can the copy of a disk with what
-  was written and not recorded when it was copied.
+  was written and not recorded when it was copied. Nor is a delete told whose row was lost, or was stamped again,
+  before the device had looked.
 - **All agree, and there is an end**: equal roots, equal pictures; the stored trie is the trie of the items;
   a scan finds nothing; nothing more is sent; a further meeting is one round trip.
 """
@@ -123,7 +124,7 @@ class Oracle:
         """
         gone = {claim.value for claim in (*deed.replaced, *deed.deleted)}
         gone -= {claim.value for machine in machines for claim in machine.claims()}
-        for claim in [c for c, number in self.claims.items() if c.value in gone and number in self.set_back]:
+        for claim in [c for c, number in self.claims.items() if c.value in gone and number in self.restored]:
             self.perished.add(claim)
             del self.claims[claim]
 
@@ -176,15 +177,32 @@ class Oracle:
         """Take note of what a machine has no row of (any more, or not yet again): found there, it is a new write."""
         self.writers.setdefault(name, set()).add(machine.number)
 
-    def found_out(self, machine: Machine, claims: Collection[Claim]) -> None:
+    def row_lost(self, name: bytes, machine: Machine) -> None:
+        """Take note of the loss of the row of what is there, or was taken away, and the device had not looked yet.
+
+        Of the one it finds a new write; of the other nothing is left to tell others that it was deleted.
+        """
+        self.rewritten(name, machine)
+        if name not in {claim.name for claim in machine.claims()}:
+            self.forgive([claim for claim in self.deleted if claim.name == name])
+
+    def found_out(self, machine: Machine, claims: Collection[Claim], unseen: Collection[bytes] = ()) -> None:
         """Take note of what a device stamped again, as another actor: new writes of its own.
 
-        What it writes from now on claims nothing that is false.
+        What it writes from now on claims nothing that is false. What a user had taken away and it had not looked
+        yet it stamps again as well, and the delete that it finds then is of that alone: what others have of it by
+        the former actor is another's write.
+
+        Args:
+            machine: The device's.
+            claims: What is there.
+            unseen: Names of what was taken away.
         """
         if machine.number in self.twins:
             self.set_back -= self.twins
         self.set_back.discard(machine.number)
         self.forgive(claims)
+        self.forgive([claim for claim in self.deleted if claim.name in unseen])
         for claim in claims:
             self.rewritten(claim.name, machine)
 

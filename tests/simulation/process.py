@@ -46,7 +46,7 @@ class Process:
         self.gone = trio.Event()
         self.troubles: list[str] = []
         """Why sessions failed."""
-        self.on_stamped_again: Callable[[set[Claim]], None] = lambda claims: None
+        self.on_stamped_again: Callable[[set[Claim], set[bytes]], None] = lambda claims, unseen: None
         self.scanned = False
         """Whether it has looked at all that is there."""
         self.given_up: list[bytes] = []
@@ -141,7 +141,7 @@ class Process:
             changed = replica.signal.event
             if replica.epoch != epoch:
                 epoch = replica.epoch
-                self.on_stamped_again(self.device.own())
+                self.on_stamped_again(self.device.own(), self.device.unseen())
             await changed.wait()
 
     async def give_up(self) -> None:

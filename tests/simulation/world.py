@@ -334,7 +334,7 @@ class World:
         machine.hazard.full = full
         self.log(f"{machine.number} lost {name!r}")
         if name is not None:
-            self.oracle.rewritten(name, machine)
+            self.oracle.row_lost(name, machine)
         self.struck(machine)
         if process is not None:
             await self.boot(machine)
