@@ -194,6 +194,10 @@ class ShareStorage(Protocol):
         """Return the items whose newest version is an actor's, above a sequence number."""
         ...
 
+    def keys_written_by(self, actor: ActorId, *, most: int) -> list[bytes]:
+        """Return the keys of items whose newest version is an actor's: at most so many, in no order."""
+        ...
+
     def log_since(self, arrival: int, *, limit: int) -> tuple[list[Item], int]:
         """Return items that arrived after `arrival`, oldest first, and the last one's arrival number."""
         ...

@@ -269,6 +269,14 @@ class ShareReader:
         )
         return [item_of(row, self.actors) for row in rows]
 
+    def keys_written_by(self, actor: ActorId, *, most: int) -> list[bytes]:
+        """Return the keys of items whose newest version is an actor's: at most so many, in no order."""
+        rows = self.database.rows(
+            "SELECT i.key FROM items i JOIN actors a ON a.ref = i.actor WHERE a.actor = ? LIMIT ?",
+            (actor, most),
+        )
+        return [key for (key,) in rows]
+
     def log_since(self, arrival: int, *, limit: int) -> tuple[list[Item], int]:
         """Return items that arrived after `arrival`, oldest first, and the last one's arrival number."""
         rows = self.database.rows(

@@ -425,6 +425,15 @@ def test_arrivals_are_listed_oldest_first(store: ShareStore, share: Any) -> None
     assert [item.key for item in store.log_since(last, limit=3)[0]] == [b"1"]
 
 
+def test_keys_that_an_actor_wrote_last_are_listed_up_to_a_number(store: ShareStore, share: Any) -> None:
+    store.put([stored(share.item(b"%d" % n, n + 1)) for n in range(3)])
+    store.put([stored(share.item(b"0", 9, actor=US))])
+    assert sorted(store.keys_written_by(THEM, most=9)) == [b"1", b"2"]
+    assert len(store.keys_written_by(THEM, most=1)) == 1
+    assert store.keys_written_by(US, most=9) == [b"0"]
+    assert store.keys_written_by(ActorId(b"nobody's"), most=9) == []
+
+
 # Knowledge, actors, settings
 
 

@@ -63,6 +63,8 @@ class Catalogue(Protocol):
 
     def beginning(self, prefix: bytes) -> list[Stored]: ...  # noqa: D102
 
+    def keys_written_by(self, actor: ActorId, *, most: int) -> list[bytes]: ...  # noqa: D102
+
     def withheld(self) -> list[Stored]: ...  # noqa: D102
 
     def setting(self, name: str) -> bytes | None: ...  # noqa: D102

@@ -15,12 +15,16 @@ from dataclasses import replace
 
 from p2psyncd.core.ids import BASELINE_ACTOR
 from p2psyncd.core.item import Draft, Item
-from p2psyncd.sources.database.keys import plain_key
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, plain_key
 from p2psyncd.sources.database.row import UNENFORCED, draft, is_sound, removed, state_of
 from p2psyncd.sources.database.show import Catalogue, as_value
 from p2psyncd.sources.database.values import same_cell
 
 __all__ = ["is_same_row", "take_back_twins"]
+
+# To look for each of the rows that came costs about 15 µs.
+FEW = 1000
+OBJECTS = SCHEMA_TABLE.encode() + b"/"
 
 
 def is_same_row(first: Item, other: Item) -> bool:
@@ -39,6 +43,9 @@ def take_back_twins(store: Catalogue, changed: Collection[bytes]) -> list[Draft]
     The other way round need not be looked: rows of a first sight stand in no log, so that nobody hears of one before
     its device has heard of all that was written.
     """
+    some = store.keys_written_by(BASELINE_ACTOR, most=FEW + 1)
+    if len(some) <= FEW and all(key.startswith(OBJECTS) for key in some):
+        return []  # the tables were empty at the first sight, or every row has been written since
     plain = {key: name for key in changed if (name := plain_key(key)) is not None}
     known = store.get_many(sorted(set(plain.values())))
     firsts = {name: stored.item for name, stored in known.items() if stored.item.dot.actor == BASELINE_ACTOR}
