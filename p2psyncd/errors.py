@@ -11,6 +11,7 @@ import inspect
 
 __all__ = [
     "AddressNotAllowed",
+    "AlreadyShared",
     "BadRequest",
     "CodeExpired",
     "ConfigError",
@@ -19,6 +20,7 @@ __all__ = [
     "DatabaseDamaged",
     "DatabaseFault",
     "DatabaseInUse",
+    "DatabaseLinked",
     "DatabaseNotWritable",
     "DatabaseUnavailable",
     "DeviceDoubled",
@@ -32,6 +34,7 @@ __all__ = [
     "MistypedCode",
     "NameTaken",
     "NestedShare",
+    "NoSuchConflict",
     "NoSuchDevice",
     "NoSuchItem",
     "NoSuchOffer",
@@ -158,7 +161,7 @@ class StateTooNew(P2psyncError):
 
 
 class FolderMissing(P2psyncError):
-    """There is no such folder or file. Check the path; `mkdir` it first if it should be new."""
+    """There is no such folder or file. Check the path; a new folder is made with `mkdir` first, a database by its app."""
 
     wire_code = "folder_missing"
 
@@ -211,6 +214,12 @@ class NotADatabase(DatabaseUnavailable):
     wire_code = "not_a_database"
 
 
+class DatabaseLinked(DatabaseUnavailable):
+    """SQLite keeps a journal for each name of a database, so one with several names cannot be synced safely. Remove the other names (`ls -i` tells them), or share a copy of the file."""
+
+    wire_code = "database_linked"
+
+
 class DatabaseFault(P2psyncError):
     """SQLite reported an error that p2psyncd has no answer to; nothing was changed. It is tried again by itself; if it stays, look at the tables that it names, and report it with the daemon's log."""
 
@@ -241,6 +250,12 @@ class NestedShare(P2psyncError):
     wire_code = "nested_share"
 
 
+class AlreadyShared(NestedShare):
+    """It is shared here already, and nothing was changed. `p2psync share list` shows the shares."""
+
+    wire_code = "already_shared"
+
+
 class ShareExists(P2psyncError):
     """A share of this name exists already. Choose another name with `--name`."""
 
@@ -269,6 +284,12 @@ class NoSuchItem(P2psyncError):
     """There is no such item or version. `p2psync history PATH` shows the versions kept."""
 
     wire_code = "no_such_item"
+
+
+class NoSuchConflict(P2psyncError):
+    """There is no such conflict here, or it is settled. `p2psync conflict list` shows the open ones."""
+
+    wire_code = "no_such_conflict"
 
 
 class ShareHeld(P2psyncError):

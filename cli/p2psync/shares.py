@@ -70,7 +70,7 @@ CounterOption = Annotated[
     typer.Option(
         "--counter",
         metavar="TABLE.COLUMN",
-        help="A column of whole numbers in which what several devices add at once adds up (repeatable; say it on every device).",
+        help="A column of whole numbers in which what several devices add at once adds up (repeatable; `accept` takes those of `add` along).",
     ),
 ]
 PropagateOption = Annotated[

@@ -16,6 +16,7 @@ from p2psyncd.daemon.report import checked_mode
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.shares import Shares
 from p2psyncd.errors import (
+    AlreadyShared,
     BadRequest,
     DatabaseBusy,
     DatabaseInUse,
@@ -26,7 +27,6 @@ from p2psyncd.errors import (
     P2psyncError,
     ShareExists,
 )
-from p2psyncd.sources.database.file import is_database
 from p2psyncd.store.device import ShareRecord
 from p2psyncd.wire.messages import Offer
 
@@ -78,6 +78,7 @@ class Admission:
         async def begin() -> RunningShare:
             found = kind if kind is not None else await self.executor.run(lambda: kind_at(path))
             root = await self.executor.run(lambda: self.usable(path, found))
+            await self.executor.run(lambda: self.kinds[found].check_settings(root, settings or {}))
             record = ShareRecord(
                 id=ShareId(self.entropy(SHARE_ID_BYTES)),
                 name=name or root.name or "root",
@@ -98,6 +99,7 @@ class Admission:
         """Return the real path of what can be shared; blocks.
 
         Raises:
+            AlreadyShared: It is a share.
             NestedShare: It overlaps another share.
             P2psyncError: It cannot be shared for what it is.
         """
@@ -108,6 +110,8 @@ class Admission:
         known = [share.record for share in self.shares.running.values()]
         known += [record for record, _ in self.shares.broken.values()]
         for record in known:
+            if str(root) == record.path:
+                raise AlreadyShared(f"{root} is the share {record.name}")
             if one.overlaps(root, record):
                 raise NestedShare(f"{root} and the share {record.name} ({record.path}) overlap")
         return root
@@ -246,8 +250,8 @@ class Admission:
 
 
 def kind_at(path: Path) -> str:
-    """Return what kind of share a path is for; blocks. Only SQLite itself ever opens the file."""
-    return "database" if is_database(path) else "folder"
+    """Return what kind of share a path is for; blocks. Whether a file is a database is for SQLite to say."""
+    return "database" if path.is_file() else "folder"
 
 
 def is_name(name: str) -> bool:

@@ -14,7 +14,7 @@ from p2psyncd.daemon.desk import FoundConflict, Side
 from p2psyncd.daemon.journal import Journal
 from p2psyncd.daemon.report import kind_of, time_text
 from p2psyncd.daemon.share import RunningShare
-from p2psyncd.errors import BadRequest, NoSuchItem
+from p2psyncd.errors import BadRequest, NoSuchConflict
 
 if TYPE_CHECKING:
     from p2psyncd.daemon.supervisor import Supervisor
@@ -131,11 +131,14 @@ async def named(daemon: Supervisor, conflict: str) -> Found:
     """Return one conflict by its ID or a unique beginning of it.
 
     Raises:
-        NoSuchItem: There is none, or there are several.
+        NoSuchConflict: There is none.
+        BadRequest: There are several.
     """
-    found = [one for one in await find(daemon) if one.conflict.id.startswith(conflict)]
-    if len(found) != 1 or not conflict:
-        raise NoSuchItem(f"No conflict {conflict}; `p2psync conflict list` shows them")
+    found = [one for one in await find(daemon) if one.conflict.id.startswith(conflict)] if conflict else []
+    if len(found) > 1:
+        raise BadRequest(f"{len(found)} open conflicts begin with {conflict!r}: give more of the ID")
+    if not found:
+        raise NoSuchConflict(conflict)
     return found[0]
 
 

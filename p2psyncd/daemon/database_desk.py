@@ -18,7 +18,7 @@ from p2psyncd.daemon.desk import FoundConflict, Side, check
 from p2psyncd.daemon.report import time_text
 from p2psyncd.daemon.row_text import cells_text, row_name
 from p2psyncd.daemon.share import RunningShare
-from p2psyncd.errors import BadRequest, NoSuchItem
+from p2psyncd.errors import BadRequest, NoSuchConflict, NoSuchItem
 from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.row import (
     ACTOR0,
@@ -184,14 +184,14 @@ class DatabaseDesk:
         def decide(store: ShareStorage) -> list[Draft]:
             stored = store.get(found.key)
             if stored is None:
-                raise NoSuchItem("It is settled already")
+                raise NoSuchConflict("It is settled already")
             if found.id == self.id_of(found.key):
                 return settle(stored.item, found, keep=keep, loser=loser)
             # Two rows claim one value: one of them is deleted, and `history` has it.
             winner = Places.load(store).held.get(found.key, b"")
             goes = store.get(winner) if keep == "loser" else stored
             if goes is None or not goes.item.live:
-                raise NoSuchItem("It is settled already")
+                raise NoSuchConflict("It is settled already")
             return [draft(goes.item.key, removed(goes.item))]
 
         await self.share.replica.write(decide)
@@ -343,12 +343,12 @@ def settle(item: Item, found: FoundConflict, *, keep: Keep, loser: int) -> list[
     """
     losers = state_of(item).losers
     if not losers:
-        raise NoSuchItem("It is settled already")
+        raise NoSuchConflict("It is settled already")
     if keep == "winner":
         return [draft(item.key, resolved(item))]
     chosen = [one for one in losers if handle(item.key, one.stamp) == found.handles[loser]]
     if not chosen:
-        raise NoSuchItem("It is settled already")
+        raise NoSuchConflict("It is settled already")
     return [draft(item.key, resolved(item, chosen[0].cells))]
 
 

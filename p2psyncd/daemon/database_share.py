@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from p2psyncd.core.clock import Clock
@@ -18,13 +19,14 @@ from p2psyncd.daemon.kinds import COUNTERS, LOOKS_ONLY, PROPAGATE, WITHOUT, Choi
 from p2psyncd.daemon.membership import members
 from p2psyncd.daemon.report import time_text
 from p2psyncd.daemon.transfer import Held
-from p2psyncd.errors import DatabaseFault, DatabaseUnavailable, ShareHeld, Undecided
+from p2psyncd.errors import BadRequest, DatabaseFault, DatabaseUnavailable, ShareHeld, Undecided
 from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.file import DatabaseFile, check_new_database
 from p2psyncd.sources.database.hints import uninstall
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable
 from p2psyncd.sources.database.placing import clear, has_rows, make_database, put_aside
 from p2psyncd.sources.database.row import has_losers, is_sound
+from p2psyncd.sources.database.schema import read_schema
 from p2psyncd.sources.local import LocalSource
 from p2psyncd.sources.source import ContentReader
 from p2psyncd.store.device import ShareRecord
@@ -61,6 +63,22 @@ class DatabaseKind:
     def check_new(self, path: Path) -> Path:
         """Return the real path of a database that can be shared."""
         return check_new_database(path)
+
+    def check_settings(self, path: Path, settings: Mapping[str, object]) -> None:
+        """Raise BadRequest where a table that is to be left out, or a column that is to be a counter, is not there."""
+        with DatabaseFile(path).reading() as connection:
+            schema = read_schema(connection)
+        tables = [*schema.tables, *schema.refused, *schema.left_out]
+        columns = {
+            f"{table.name}.{column.name}" for table in schema.tables.values() for column in table.columns
+        }
+        for name in without_of(settings):
+            if name not in tables:
+                raise BadRequest(f"{path} has no table {name}{meant(name, tables)}")
+        for table, names in counters_of(settings).items():
+            for name in (f"{table}.{column}" for column in names):
+                if name not in columns:
+                    raise BadRequest(f"{path} has no column {name} that is synced{meant(name, columns)}")
 
     def overlaps(self, root: Path, other: ShareRecord) -> bool:
         """Return whether both are one file, or it lies in a shared folder; see `FolderKind.overlaps`."""
@@ -165,6 +183,12 @@ class DatabaseKind:
             DatabaseFile(Path(record.path)).writing(quiet=True) as one,
         ):
             uninstall(one)
+
+
+def meant(name: str, names: Collection[str]) -> str:
+    """Return a question for the name that somebody may have meant."""
+    close = get_close_matches(name, names, 1)
+    return f"; is {close[0]} meant?" if close else ""
 
 
 def without_of(settings: Mapping[str, object]) -> Collection[str]:

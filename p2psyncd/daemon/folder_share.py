@@ -14,7 +14,7 @@ from p2psyncd.core.guard import has_room
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import ShareStorage
 from p2psyncd.daemon.folder_desk import FolderDesk
-from p2psyncd.daemon.kinds import Choice, Opened
+from p2psyncd.daemon.kinds import COUNTERS, PROPAGATE, WITHOUT, Choice, Opened
 from p2psyncd.daemon.share import FILESYSTEM
 from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import BadRequest, FolderMissing, ShareHeld
@@ -48,6 +48,13 @@ class FolderKind:
         """Return the real path of a folder that can be shared."""
         return check_new_root(path)
 
+    def check_settings(self, path: Path, settings: Mapping[str, object]) -> None:
+        """Raise BadRequest where something is said that only a database can be told."""
+        if settings.keys() & {WITHOUT, COUNTERS, PROPAGATE}:
+            raise BadRequest(
+                f"{path} is a folder: --without, --counter and --propagate-schema are for databases"
+            )
+
     def overlaps(self, root: Path, other: ShareRecord) -> bool:
         """Return whether one lies in the other.
 
@@ -59,6 +66,7 @@ class FolderKind:
 
     def check_choice(self, path: Path, choice: Choice | None, settings: Mapping[str, object]) -> None:
         """See that nobody wants a folder's files put aside: what differs is kept as conflict copies."""
+        self.check_settings(path, settings)
         if choice == "adopt":
             raise BadRequest("--adopt is for databases; of a folder's files both versions are kept")
 

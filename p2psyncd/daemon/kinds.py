@@ -58,6 +58,14 @@ class SourceKind(Protocol):
         """
         ...
 
+    def check_settings(self, path: Path, settings: Mapping[str, object]) -> None:
+        """See whether what a person said of how it is to be synced fits what is to be shared.
+
+        Raises:
+            BadRequest: It speaks of what is not there.
+        """
+        ...
+
     def overlaps(self, root: Path, other: ShareRecord) -> bool:
         """Return whether something cannot be shared beside another share."""
         ...

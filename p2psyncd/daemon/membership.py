@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from p2psyncd.core.ids import DeviceId
+from p2psyncd.daemon.kinds import COUNTERS
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.store.device import PeerRecord, ShareRecord
 from p2psyncd.wire.codec import INT_MAX
 from p2psyncd.wire.messages import Offer, Offers
 
-__all__ = ["MEMBERS", "members", "offers", "shares_for", "with_member"]
+__all__ = ["MEMBERS", "counters_named", "members", "offers", "shares_for", "with_member"]
 
 MEMBERS = "members"
 
@@ -25,6 +26,12 @@ def members(record: ShareRecord) -> set[DeviceId]:
 def with_member(record: ShareRecord, device: DeviceId) -> dict[str, object]:
     """Return a share's settings with one more device that holds it."""
     return {**record.settings, MEMBERS: sorted(member.hex() for member in members(record) | {device})}
+
+
+def counters_named(record: ShareRecord) -> list[str]:
+    """Return the columns (TABLE.COLUMN) that are counters in a share, sorted."""
+    names = record.settings.get(COUNTERS, [])
+    return sorted(map(str, names)) if isinstance(names, list) else []
 
 
 def shares_for(shares: Iterable[RunningShare], peer: PeerRecord) -> list[RunningShare]:
@@ -61,6 +68,7 @@ def offers(shares: Iterable[RunningShare]) -> Offers:
                 size=min(share.replica.totals.size, INT_MAX),
                 held=share.replica.phase in {Phase.HELD, Phase.ERROR},
                 copies=share.gives_copies,
+                counters=tuple(counters_named(share.record)),
             )
             for share in shares
             if share.replica.phase is not Phase.PAUSED

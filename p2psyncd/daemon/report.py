@@ -6,7 +6,7 @@ import datetime as dt
 import os
 import shlex
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -25,6 +25,7 @@ from p2psyncd.control.messages import (
     ShareStatus,
 )
 from p2psyncd.core.ids import format_device_id
+from p2psyncd.daemon.membership import counters_named
 from p2psyncd.daemon.mesh import Mesh, PeerState
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.daemon.sessions import SessionDriver
@@ -162,6 +163,21 @@ def holding_peers(mesh: Mesh, share: RunningShare) -> list[str]:
     ]
 
 
+def counter_troubles(mesh: Mesh, share: RunningShare) -> Iterator[ItemError]:
+    """Yield the columns that add up on one side only: what both add at once is lost there, or counted on one of them alone."""
+    ours = set(counters_named(share.record))
+    for state in mesh.peers.values():
+        offer = state.link.offers.get(share.replica.share) if state.link is not None else None
+        for name in sorted(ours ^ set(offer.counters)) if offer is not None else ():
+            there = f"on {state.record.name}"
+            yes, no = ("here", there) if name in ours else (there, "here")
+            yield ItemError(
+                item=name,
+                error=f"is a counter {yes}, and none {no}: what is added at once does not add up. "
+                f"Remove the share {no} (the file stays), and accept it again",
+            )
+
+
 def share_errors(share: RunningShare, mesh: Mesh) -> list[ItemError]:
     """Return what could not be read or applied, and with whom nothing can be exchanged."""
     replica = share.replica
@@ -174,6 +190,7 @@ def share_errors(share: RunningShare, mesh: Mesh) -> list[ItemError]:
         ItemError(item="", error=f"{name} holds this share; `p2psync status` there says why")
         for name in holding_peers(mesh, share)
     ]
+    troubles += counter_troubles(mesh, share)
     troubles += islice(share.desk.errors(), ERRORS_SHOWN_MAX)
     return troubles + [
         ItemError(item=share.desk.name_of(key), error=reason)

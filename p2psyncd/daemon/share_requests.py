@@ -16,7 +16,7 @@ from p2psyncd.daemon.peer_requests import PeerRequests
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.daemon.report import Rates, share_status
 from p2psyncd.daemon.share import RunningShare
-from p2psyncd.errors import BadRequest, NoSuchOffer, NotHeld
+from p2psyncd.errors import AlreadyShared, BadRequest, NoSuchOffer, NotHeld
 from p2psyncd.wire import messages as wire
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class ShareRequests(PeerRequests):
         """Return an offered share by its name or ID, and who offers it.
 
         Raises:
+            AlreadyShared: It is here.
             NoSuchOffer: Nobody does.
             BadRequest: Several different ones go by the name.
         """
@@ -116,6 +117,11 @@ class ShareRequests(PeerRequests):
         if len(found) > 1:
             raise BadRequest(f"Several shares called {name} are offered; choose one with --from DEVICE")
         if not found:
+            here = [share.record for share in self.daemon.shares.all()]
+            here += [record for record, _ in self.daemon.shares.broken.values()]
+            for record in here:
+                if name in {record.name, record.id.hex()}:
+                    raise AlreadyShared(f"{record.name} is at {record.path}")
             raise NoSuchOffer(name)
         ((state, offer),) = found.values()
         return state, offer
@@ -134,13 +140,16 @@ class ShareRequests(PeerRequests):
     ) -> ShareStatus:
         """Join an offered share."""
         state, offer = self.offered(name, from_device)
+        # What adds up on one device must on all: what the others said needs not be said again.
+        theirs = offer.counters if offer.kind == "database" else ()
+        together = sorted({*(counters or ()), *theirs})
         share = await self.daemon.admission.accept(
             offer,
             Path(path),
             mode=mode,
             member=state.record.device,
             choice=join,
-            settings=database_settings(without, counters, propagate_schema=propagate_schema),
+            settings=database_settings(without, together, propagate_schema=propagate_schema),
         )
         self.daemon.journal.tell(
             "share_accepted", share=share.record.name, device=state.record.name, message=f"at {path}"

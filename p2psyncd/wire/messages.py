@@ -69,6 +69,7 @@ __all__ = [
 ]
 
 NAME_MAX = 256
+COUNTER_MAX = 4096
 TEXT_MAX = 4096
 CERTIFICATE_BYTES_MAX = 4096
 INSTANCE_BYTES = 8
@@ -151,6 +152,8 @@ class Offer:
     """Whether the sender holds the share, so that nothing of it is exchanged for now."""
     copies: bool = False
     """Whether the sender gives copies of it: see `SnapshotWanted`."""
+    counters: tuple[str, ...] = ()
+    """Columns (TABLE.COLUMN) of a database in which additions add up: all devices must know them alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +165,12 @@ class Offers:
 
     def fields(self) -> list[Any]:
         """Return the fields in order."""
-        return [[[o.share, o.name, o.kind, o.secret, o.items, o.size, o.held, o.copies] for o in self.offers]]
+        return [
+            [
+                [o.share, o.name, o.kind, o.secret, o.items, o.size, o.held, o.copies, list(o.counters)]
+                for o in self.offers
+            ]
+        ]
 
     @classmethod
     def parse(cls, fields: Sequence[Any]) -> Offers:
@@ -180,6 +188,10 @@ class Offers:
                     size=take_int(size, "size"),
                     held=more[:1] == [True],
                     copies=more[1:2] == [True],
+                    counters=tuple(
+                        take_text(name, "counter", most=COUNTER_MAX)
+                        for name in (take_list(more[2], "counters", most=LISTS_MAX) if more[2:] else [])
+                    ),
                 )
             )
         return cls(offers=tuple(offers))

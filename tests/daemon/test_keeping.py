@@ -13,7 +13,7 @@ from daemons import WAIT_S, Daemon, Lab, share, tree
 
 from p2psyncd.core.ids import ActorId
 from p2psyncd.daemon.replica import Phase
-from p2psyncd.errors import BadRequest, NoSuchItem, NoSuchShare, NotHeld, ShareHeld, TimedOut
+from p2psyncd.errors import BadRequest, NoSuchConflict, NoSuchItem, NoSuchShare, NotHeld, ShareHeld, TimedOut
 from p2psyncd.sources.folder.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ async def test_keeping_both_gives_the_copy_an_ordinary_name(two: tuple[Daemon, D
     assert sorted(text for text in tree(here).values() if text) == ["maple's", "willow's"]
     assert await willow.backend.conflicts(include_resolved=False) == []
     for conflict_id in (conflict["id"], ""):
-        with pytest.raises(NoSuchItem):
+        with pytest.raises(NoSuchConflict):
             await maple.backend.conflict_show(conflict_id)
 
 

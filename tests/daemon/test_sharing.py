@@ -12,6 +12,7 @@ from daemons import WAIT_S, Daemon, Lab, connect, offered, share, tree
 
 from p2psyncd.daemon.config import Config
 from p2psyncd.errors import (
+    AlreadyShared,
     BadRequest,
     ConfigError,
     FolderMissing,
@@ -118,7 +119,9 @@ async def test_what_cannot_be_shared_is_refused_and_nothing_is_left_on_disk(lab:
     refused = [
         (inner, {}, NestedShare),
         (maple.folder, {"name": "above"}, NestedShare),
+        (outer, {"name": "again"}, AlreadyShared),
         (maple.folder / "nowhere", {}, FolderMissing),
+        (maple.folder / "plain.db", {}, NotADatabase),
         (database, {"kind": "folder"}, NotAFolder),
         (maple.folder / "plain.db", {"kind": "database"}, NotADatabase),
         (other, {"kind": "database"}, NotAFolder),
@@ -164,6 +167,8 @@ async def test_an_offer_is_refused_where_it_cannot_go(two: tuple[Daemon, Daemon]
 
     with pytest.raises(NoSuchOffer):
         await accept("g", willow.folder / "g")
+    with pytest.raises(AlreadyShared, match="own is at"):
+        await accept("own", willow.folder / "g")
     with pytest.raises(FolderMissing):
         await accept("f", willow.folder / "no" / "parent")
     with pytest.raises(NestedShare):

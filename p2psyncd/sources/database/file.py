@@ -34,6 +34,7 @@ import apsw
 from p2psyncd.core.guard import has_room
 from p2psyncd.errors import (
     DatabaseBusy,
+    DatabaseLinked,
     DatabaseNotWritable,
     FolderMissing,
     NotADatabase,
@@ -317,6 +318,7 @@ def check_new_database(path: Path) -> Path:
         FolderMissing: It does not exist.
         NotAFolder: It is no regular file.
         NotADatabase: It is empty, no SQLite database, or encrypted.
+        DatabaseLinked: It has several names.
         NameTaken: Something in it has a name of ours.
         DatabaseUnavailable: It is locked, damaged, or not writable.
     """
@@ -331,7 +333,7 @@ def check_new_database(path: Path) -> Path:
         raise NotADatabase(f"{real} is empty: let its app make its tables first")
     if status.st_nlink > 1:
         # SQLite names the journal after the name that a program opened: two names, two journals, a damaged file.
-        raise NotAFolder(f"{real} has {status.st_nlink} names (hard links), which SQLite cannot keep apart")
+        raise DatabaseLinked(f"{real} has {status.st_nlink} names (hard links)")
     for needed, rights in ((real, os.R_OK | os.W_OK), (real.parent, os.R_OK | os.W_OK | os.X_OK)):
         if not os.access(needed, rights, effective_ids=True):
             raise DatabaseNotWritable(str(needed))

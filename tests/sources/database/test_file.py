@@ -18,6 +18,7 @@ from p2psyncd.errors import (
     DatabaseBusy,
     DatabaseDamaged,
     DatabaseFault,
+    DatabaseLinked,
     DatabaseNotWritable,
     FolderMissing,
     NameTaken,
@@ -611,7 +612,7 @@ def test_a_symlink_is_resolved_when_a_database_is_added(tmp_path: Path) -> None:
 def test_a_database_with_two_names_is_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "app.db")
     os.link(path, tmp_path / "again.db")
-    with pytest.raises(NotAFolder, match="2 names"):
+    with pytest.raises(DatabaseLinked, match="2 names"):
         check_new_database(path)
 
 
