@@ -503,7 +503,7 @@ async def test_what_two_devices_add_to_a_counter_at_once_adds_up(two: tuple[Daem
         assert [one["item"] for one in row["errors"]] == ["log"]  # it has no key
     write(here, "ALTER TABLE item DROP COLUMN stock")
     await maple.until(
-        lambda: any("no such column" in one["error"] for one in maple.running("app.db").desk.errors()),
+        lambda: any("no such column" in one["error"] for one in maple.running("app").desk.errors()),
         "the column is missed",
     )
 
