@@ -26,8 +26,10 @@ from p2psyncd.daemon.sessions import SessionDriver
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.signal import first_of
 from p2psyncd.errors import NoSuchOffer, ShareExists, ShareHeld, TimedOut
+from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.keys import is_acceptable, plain_key
-from p2psyncd.sources.database.twins import is_same_row
+from p2psyncd.sources.database.schema import Schema
+from p2psyncd.sources.database.twins import SameRow
 from p2psyncd.store.device import ShareRecord
 from p2psyncd.wire.messages import Offer
 
@@ -96,7 +98,10 @@ async def compared(daemon: Supervisor, share: RunningShare, state: PeerState) ->
         if found is not None:
             break
     ours, theirs, more = found
-    ours, theirs = await share.replica.query(lambda store: differing(store, ours, theirs))
+    assert isinstance(share.source, DatabaseSource)
+    schema = share.source.schema
+    assert schema is not None, "the replica is ready, so the file was looked at"
+    ours, theirs = await share.replica.query(lambda store: differing(store, schema, ours, theirs))
     here = await share.replica.query(counted)
     return Comparison(
         share=share.record.name,
@@ -132,7 +137,7 @@ async def session_with(daemon: Supervisor, share: RunningShare, state: PeerState
 
 
 def differing(
-    store: ShareStorage, ours: list[bytes], theirs: dict[bytes, Item]
+    store: ShareStorage, schema: Schema, ours: list[bytes], theirs: dict[bytes, Item]
 ) -> tuple[list[bytes], dict[bytes, Item]]:
     """Return what differs without the rows that show the same: written on one side only, or known under another name; blocks."""
     here = set(ours)
@@ -144,7 +149,8 @@ def differing(
         elif plain in here:
             names[key] = plain
     known = store.get_many(sorted(set(names.values())))
-    same = {key: name for key, name in names.items() if is_same_row(known[name].item, theirs[key])}
+    is_same = SameRow(schema)
+    same = {key: name for key, name in names.items() if is_same(known[name].item, theirs[key])}
     return sorted(here - set(same.values())), {key: item for key, item in theirs.items() if key not in same}
 
 

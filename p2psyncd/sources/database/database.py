@@ -681,7 +681,7 @@ class DatabaseSource:
                 mender = Mender(schema, self.store, self.applier.places, connection)
                 drafts, failed = mender.mend_all_but_faults(self.unmended, self.faults)
             mended = {made.key for made in drafts}
-            twins = take_back_twins(self.store, self.unmended)
+            twins = take_back_twins(self.store, schema, self.unmended)
             drafts += [made for made in twins if made.key not in mended]
         except DatabaseUnavailable:
             # The next call looks after them, be it another process's.

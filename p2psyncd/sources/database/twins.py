@@ -12,32 +12,79 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from enum import Enum
 
 from p2psyncd.core.ids import BASELINE_ACTOR
 from p2psyncd.core.item import Draft, Item
-from p2psyncd.sources.database.keys import SCHEMA_TABLE, plain_key
+from p2psyncd.sources.database.defaults import UnknownDefault, default_of
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, plain_key, unpack_key
 from p2psyncd.sources.database.row import UNENFORCED, draft, is_sound, removed, state_of
+from p2psyncd.sources.database.schema import Schema, Table
 from p2psyncd.sources.database.show import Catalogue, as_value
-from p2psyncd.sources.database.values import same_cell
+from p2psyncd.sources.database.values import Value, same_cell
 
-__all__ = ["is_same_row", "take_back_twins"]
+__all__ = ["SameRow", "take_back_twins"]
 
 # To look for each of the rows that came costs about 15 µs.
 FEW = 1000
 OBJECTS = SCHEMA_TABLE.encode() + b"/"
 
 
-def is_same_row(first: Item, other: Item) -> bool:
-    """Return whether two versions show the same, numbers of parents as they were born."""
-    if not (first.live and other.live and is_sound(first) and is_sound(other)):
-        return False
-    ours, theirs = state_of(first).cells, state_of(other).cells
-    return ours.keys() == theirs.keys() and all(
-        same_cell(as_value(cell), as_value(theirs[name])) for name, cell in ours.items()
-    )
+class SameRow:
+    """Tells whether two versions show the same in a database of some schema.
+
+    A column that was added later is in no version that was written before: there it holds its default.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.defaults: dict[tuple[str, str], Value | Unknown] = {}
+
+    def __call__(self, first: Item, other: Item) -> bool:
+        """Return whether a row of a first sight here and another version show the same, numbers of parents as they were born."""
+        if not (first.live and other.live and is_sound(first) and is_sound(other)):
+            return False
+        table = self.schema.tables.get(unpack_key(first.key).table)
+        ours, theirs = state_of(first).cells, state_of(other).cells
+        if ours.keys() != theirs.keys() and table is None:
+            return False
+        return all(
+            same_cell(as_value(cell), as_value(theirs[name]))
+            if name in theirs
+            else self.is_default(table, name, as_value(cell))
+            for name, cell in ours.items()
+        ) and all(
+            # What is in a column that is not here is in nobody's way, and stays.
+            name in ours or not has_column(table, name) or self.is_default(table, name, as_value(cell))
+            for name, cell in theirs.items()
+        )
+
+    def is_default(self, table: Table | None, column: str, value: Value) -> bool:
+        """Return whether a value is what a column holds where nobody wrote it."""
+        if table is None or not has_column(table, column):
+            return False
+        place = (table.name, column)
+        if place not in self.defaults:
+            try:
+                self.defaults[place] = default_of(table, column)
+            except UnknownDefault:
+                self.defaults[place] = Unknown.UNKNOWN
+        found = self.defaults[place]
+        return not isinstance(found, Unknown) and same_cell(found, value)
 
 
-def take_back_twins(store: Catalogue, changed: Collection[bytes]) -> list[Draft]:
+class Unknown(Enum):
+    """Stands for a default that only the app can tell."""
+
+    UNKNOWN = 0
+
+
+def has_column(table: Table | None, name: str) -> bool:
+    """Return whether a table has a column."""
+    return table is not None and any(column.name == name for column in table.columns)
+
+
+def take_back_twins(store: Catalogue, schema: Schema, changed: Collection[bytes]) -> list[Draft]:
     """Return the writes that take back rows of a first sight that are the same as born ones which came.
 
     The other way round need not be looked: rows of a first sight stand in no log, so that nobody hears of one before
@@ -50,7 +97,8 @@ def take_back_twins(store: Catalogue, changed: Collection[bytes]) -> list[Draft]
     known = store.get_many(sorted(set(plain.values())))
     firsts = {name: stored.item for name, stored in known.items() if stored.item.dot.actor == BASELINE_ACTOR}
     born = store.get_many(sorted(key for key, name in plain.items() if name in firsts))
-    twins = {plain[key] for key, stored in born.items() if is_same_row(stored.item, firsts[plain[key]])}
+    is_same = SameRow(schema)
+    twins = {plain[key] for key, stored in born.items() if is_same(firsts[plain[key]], stored.item)}
     return [taken_back(firsts[name]) for name in sorted(twins)]
 
 

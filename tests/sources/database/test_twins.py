@@ -122,6 +122,34 @@ def test_what_was_written_to_a_copy_is_kept_with_what_it_refers_to(share: Share)
     assert share.rows() == rows
 
 
+def test_rows_that_were_written_before_a_column_was_added_are_found_again(share: Share) -> None:
+    for replica in share.replicas:
+        replica.run(
+            "ALTER TABLE person ADD COLUMN mail TEXT",
+            "ALTER TABLE person ADD COLUMN rank INTEGER DEFAULT 5",
+            "ALTER TABLE card ADD COLUMN made INTEGER DEFAULT 2",
+        )
+    share.exchange()
+    share.forget(1)
+    share.exchange()
+    assert share.rows() == {
+        **ROWS,
+        "card": ["(1, 2, 'to Bob', 2)"],
+        "person": ["(1, 'Ada', '11', None, 5)", "(2, 'Bob', '2', None, 5)"],
+    }
+
+
+def test_a_row_with_something_else_in_an_added_column_is_another_one(share: Share) -> None:
+    for replica in share.replicas:
+        replica.run("ALTER TABLE person ADD COLUMN rank INTEGER DEFAULT 5")
+    share.exchange()
+    share.copy("UPDATE person SET rank = 6 WHERE id = 2")
+    share.exchange()
+    [first, *others] = [replica.tables()["person"] for replica in share.replicas]
+    assert all(other == first for other in others)
+    assert sorted(row.rpartition(",")[2] for row in first) == [" 5)", " 5)", " 6)"]
+
+
 def test_a_row_that_differs_is_another_one(share: Share) -> None:
     share.copy("UPDATE person SET name = 'Bea' WHERE id = 2")
     share.exchange()
