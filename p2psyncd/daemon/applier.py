@@ -247,6 +247,8 @@ class Applier:
             # Under the lock nothing becomes pending, so nobody begins to fetch.
             if self.replica.totals.pending_items == 0 and not self.fetching:
                 self.untidy = False
+                # What came for versions that are not wanted any more goes, too: one of them may be wanted again.
+                self.came = []
                 await self.replica.executor.run(self.replica.source.tidy)
 
     async def survey(self) -> None:

@@ -247,12 +247,16 @@ class Ledger:
         ours = self.source.made_by(item).actor == self.store.actor()
         return self.source.deletion(item) if named and ours else draft
 
-    def knowing_copies(self, item: Item) -> Item:
+    def knowing_copies(self, item: Item, waiting: Item | None = None) -> Item:
         """Return a local write as one that knows the versions whose conflict copies lie, or lay, beside it.
 
         The winner of a conflict does not claim to know the loser (decision 0010); who writes over the winner, or
         deletes it, had the loser's content beside it. A device that was away, and comes with the loser, would
         bring it back otherwise.
+
+        Args:
+            item: The write.
+            waiting: A version that is not in place yet, so that whoever wrote had not seen it.
         """
         begin = self.source.copies_begin(item.key)
         copies = self.store.beginning(begin) if begin else []
@@ -262,15 +266,17 @@ class Ledger:
         for copy in copies:
             if self.source.is_copy_of(copy.item.key, item.key):
                 seen = unpack_vector(copy.item.vector)
-                if copy.item.live:
+                loser = self.source.made_by(copy.item)
+                if copy.item.live and loser != copy.item.dot:
                     # It knows the loser, and all that the loser knew; its maker's own writes stand in no vector.
-                    loser = self.source.made_by(copy.item)
-                    vector = join_vectors(vector, seen, {loser.actor: loser.seq})
+                    seen = join_vectors(seen, {loser.actor: loser.seq})
                 else:
-                    # Once it is deleted it knows other writes, too, which say nothing about this item unless
+                    # Once it is edited or deleted it knows other writes, too, which say nothing about this item unless
                     # everything up to them was seen here.
                     seen = {actor: seq for actor, seq in seen.items() if covers(known, Dot(actor, seq))}
-                    vector = join_vectors(vector, seen)
+                if waiting is not None and seen.get(waiting.dot.actor, -1) >= waiting.dot.seq:
+                    del seen[waiting.dot.actor]
+                vector = join_vectors(vector, seen)
         vector.pop(item.dot.actor, None)
         return replace(item, vector=pack_vector(vector))
 
@@ -308,7 +314,7 @@ class Ledger:
                 draft = self.deletion(draft, base.item)
             ours = supersede(draft, dot, self.when(observation), *replaced)
             if replaced:
-                ours = self.knowing_copies(ours)
+                ours = self.knowing_copies(ours, waiting.item)
             self.merge(page, Stored(item=ours, state=observation.state), waiting.item)
 
     def tolerate(self, page: Page, observation: Observation, dot: Dot) -> None:

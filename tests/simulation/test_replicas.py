@@ -137,6 +137,32 @@ async def test_both_edit_one_file_and_both_contents_survive_everywhere(autojump_
         assert a.source.nodes[b"notes.txt"].content == b"from b", "the later edit has the name"
 
 
+@pytest.mark.parametrize("known", [False, True])
+async def test_an_edit_beside_a_conflict_copy_knows_nothing_of_what_its_editor_wrote_otherwise(
+    autojump_clock: MockClock, known: bool
+) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"f", b"a's")
+        b.source.edit(b"f", b"b's")
+        await meet((a, b))
+        [copy] = conflicts(a)
+        # One number more than the write of `f`, and no word about it.
+        a.source.edit(b"f", b"a's again")
+        await a.scan()
+        a.source.edit(copy, b"edited, too")
+        await a.scan()
+        if known:
+            # All that came of it is known, and not in place yet, when the edit is seen.
+            items = [stored.item for stored in a.store.get_many([b"f", copy]).values()]
+            await b.replica.receive(items, [], repair=False)
+            await b.replica.commit(a.store.knowledge(), {})
+        b.source.edit(b"f", b"b's again")
+        await meet((a, b))
+        assert a.source.tree() == b.source.tree()
+        contents = {node.content for node in a.source.nodes.values()}
+        assert contents == {b"a's again", b"b's again", b"edited, too"}
+
+
 async def test_the_identical_edit_on_both_is_no_conflict(autojump_clock: MockClock) -> None:
     with devices(2) as (a, b):
         a.source.edit(b"f", b"same")
