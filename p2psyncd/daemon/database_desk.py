@@ -124,7 +124,8 @@ class DatabaseDesk:
     def side(self, stamp: Stamp, *, where: str, place: str) -> Side:
         """Return one version of a conflict; nobody knows who wrote what was there before the share was, and when."""
         baseline = stamp.actor == ACTOR0
-        written_us = self.share.record.added_us if baseline else stamp.hlc
+        # What was added to a value that was there before the share was has no time of its own.
+        written_us = stamp.hlc or self.share.record.added_us
         return Side(
             actor=None if baseline else ActorId(stamp.actor),
             by=BEFORE_SHARING if baseline else "",

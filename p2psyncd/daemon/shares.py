@@ -77,6 +77,8 @@ class Shares:
         """Gets a whole copy of a share's data, where it waits for one, and looks after those that are given."""
         self.tell_conflicts: Callable[[RunningShare], Awaitable[None]] = never_over
         """Tells of a share's conflicts as they arise."""
+        self.tell_stops: Callable[[RunningShare], Awaitable[None]] = never_over
+        """Tells when a share is held or in error, and when it goes on."""
         self.tell_lost: Callable[[RunningShare, bytes], None] = lambda share, key: None
         """Called when a version was given up because no device has its content."""
         self.changing = trio.Lock()
@@ -250,6 +252,7 @@ class Shares:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.get_copy, share)
             nursery.start_soon(self.tell_conflicts, share)
+            nursery.start_soon(self.tell_stops, share)
             nursery.start_soon(
                 partial(
                     forget_now_and_then,

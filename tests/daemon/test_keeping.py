@@ -178,6 +178,9 @@ async def test_a_share_whose_marker_is_gone_is_held_and_comes_back_with_it(
     await willow.backend.share_rescan("f")
     await both_settled(maple, willow)
     assert tree(here) == tree(there)
+    held = await willow.event("share_held")
+    assert (held["share"], "no marker" in held["message"]) == ("f", True)
+    assert (await willow.event("share_goes_on", since=held["id"]))["share"] == "f"
 
 
 async def many_gone(maple: Daemon, willow: Daemon) -> tuple[Path, Path]:
