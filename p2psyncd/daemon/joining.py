@@ -27,7 +27,7 @@ from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.signal import first_of
 from p2psyncd.errors import NoSuchOffer, ShareExists, ShareHeld, TimedOut
 from p2psyncd.sources.database.database import DatabaseSource
-from p2psyncd.sources.database.keys import is_acceptable, plain_key
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable, plain_key
 from p2psyncd.sources.database.schema import Schema
 from p2psyncd.sources.database.twins import SameRow
 from p2psyncd.store.device import ShareRecord
@@ -42,6 +42,7 @@ __all__ = ["compare"]
 COMPARED_WITHIN_S = 600.0
 # Rows of the peer that are asked for, to say which tables they are in.
 ROWS_ASKED_MAX = 100_000
+SCHEMA_KEYS = SCHEMA_TABLE.encode() + b"/"
 
 
 async def compare(daemon: Supervisor, state: PeerState, offer: Offer, path: Path) -> Comparison:
@@ -151,12 +152,18 @@ def differing(
     known = store.get_many(sorted(set(names.values())))
     is_same = SameRow(schema)
     same = {key: name for key, name in names.items() if is_same(known[name].item, theirs[key])}
-    return sorted(here - set(same.values())), {key: item for key, item in theirs.items() if key not in same}
+    surplus = filter(is_row, sorted(here - set(same.values())))
+    return list(surplus), {key: item for key, item in theirs.items() if key not in same and is_row(key)}
+
+
+def is_row(key: bytes) -> bool:
+    """Return whether an item is an app's row: tables and indexes may differ between versions of an app."""
+    return not key.startswith(SCHEMA_KEYS)
 
 
 def counted(store: ShareStorage) -> Counter[str]:
     """Return how many rows each table has; blocks."""
-    return Counter(table_of(listed.key) for listed in store.below(b""))
+    return Counter(table_of(listed.key) for listed in store.below(b"") if is_row(listed.key))
 
 
 def by_table(here: Counter[str], ours: list[bytes], theirs: dict[bytes, Item], more: int) -> Compared:

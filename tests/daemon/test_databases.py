@@ -332,7 +332,8 @@ async def test_rows_on_both_sides_are_compared_before_anything_happens(two: tupl
     found = await willow.backend.share_compare("app", str(there), from_device=None)
     assert (found["device"], found["complete"]) == ("maple", True)
     people = {"table": "people", "identical": 1, "only_here": 2, "only_there": 1, "different": 1}
-    assert people in found["tables"]
+    assert found["tables"] == [people]
+    assert found["identical"] == 1
     assert (found["only_here"], found["only_there"], found["different"]) == (2, 1, 1)
     assert read(there, "SELECT name, sql FROM sqlite_schema") == before
     assert await willow.backend.share_list() == []
