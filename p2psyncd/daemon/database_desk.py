@@ -268,6 +268,11 @@ class DatabaseDesk:
             yield ItemError(item=table, error=f"this table is not synced: {reason}")
         for table, column in unknown_counters(schema, self.source.counters) if schema is not None else ():
             yield ItemError(item=f"{table}.{column}", error="is to be a counter, and there is no such column")
+        for table, column in self.source.columns_ahead:
+            yield ItemError(
+                item=f"{table}.{column}",
+                error="came from a newer version of the app: its values are kept, and shown once this database has the column",
+            )
         for key, reason in sorted(self.source.unmendable.items()):
             yield ItemError(
                 item=row_name(key), error=f"what it refers to could not be looked after: {reason}"

@@ -670,6 +670,14 @@ async def test_devices_with_different_versions_of_an_app_lose_nothing(two: tuple
     write(there, "UPDATE people SET born = 1970 WHERE id = 1")
     await settle(willow, maple)
     assert read(here, everything) == [ANN]
+
+    def ahead() -> list[str]:
+        return [one["item"] for one in maple.running("app").desk.errors() if "newer version" in one["error"]]
+
+    assert ahead() == ["people.born"]
+    await maple.restart()
+    await maple.until(lambda: maple.connected_to(willow), "connected again")
+    assert ahead() == ["people.born"]
     write(here, "UPDATE people SET phone = '11' WHERE id = 1")
     await settle(maple, willow)
     newer = (1, "Ann", "11", "ann@x", 1970)
@@ -677,6 +685,7 @@ async def test_devices_with_different_versions_of_an_app_lose_nothing(two: tuple
     assert await maple.backend.conflicts(include_resolved=False) == []
     write(here, "ALTER TABLE people ADD COLUMN born INTEGER")
     await maple.until(lambda: read(here, everything) == [newer], "the column of the newer version")
+    assert ahead() == []
 
 
 async def test_a_receive_only_device_takes_and_does_not_give(two: tuple[Daemon, Daemon]) -> None:

@@ -62,6 +62,10 @@ WHOLE_MAX = 20_000
 PIECE = 2_000
 """A larger one is done in pieces: an app that waits for its lock does so for a tenth of a second at most."""
 REPLANS_MAX = 8
+AHEAD = "database-columns-ahead"
+# A person is to read them, and a peer could make up any number.
+AHEAD_MAX = 100
+NO_COLUMNS = cbor2.dumps([])
 
 FAULTS = (DatabaseFault, *ROW_FAULTS)
 
@@ -101,6 +105,8 @@ class RowApplier:
         self.forget_lost()
         self.noted: int | None = None
         """The number of an intent that is not durable yet."""
+        self.ahead = {(table, name) for table, name in cbor2.loads(store.setting(AHEAD) or NO_COLUMNS)}
+        """Columns of versions that came which the tables here have, or had, not."""
         self.constraints = self.adopted = Constraints(schema)
         """Of the schema in use, and of the one to use from the next call on."""
         self.search = SearchIndexes(schema)
@@ -159,10 +165,27 @@ class RowApplier:
                 rows.append(prepared)
             else:
                 outcomes.append(prepared)
+        self.note_ahead()
         size = len(rows) if len(rows) <= WHOLE_MAX else PIECE
         for at in range(0, len(rows), size or 1):
             outcomes += self.piece(rows[at : at + size])
         return outcomes
+
+    def note_ahead(self) -> None:
+        """Remember which columns came that are not here."""
+        new = self.constraints.ahead - self.ahead
+        if new and len(self.ahead) < AHEAD_MAX:
+            self.ahead |= new
+            self.store.set_setting(AHEAD, cbor2.dumps(sorted(self.ahead)))
+
+    def columns_ahead(self) -> list[tuple[str, str]]:
+        """Return the tables and columns in which values wait for a newer schema."""
+        tables = self.schema.tables
+        return [
+            (table, name)
+            for table, name in sorted(self.ahead)
+            if table in tables and all(column.name != name for column in tables[table].columns)
+        ]
 
     def unsettle(self, keys: Collection[bytes]) -> None:
         """Note that local changes of some rows may have consequences: for rows that were held for them, say.

@@ -696,6 +696,11 @@ class DatabaseSource:
         return drafts
 
     @property
+    def columns_ahead(self) -> Collection[tuple[str, str]]:
+        """Return the tables and columns in which values wait for a newer schema here."""
+        return self.row_applier.columns_ahead() if self.row_applier is not None else ()
+
+    @property
     def unsettled(self) -> Collection[bytes]:
         """Return the rows that are to be shown anew, and are not yet."""
         return self.row_applier.places.unsettled if self.row_applier is not None else ()

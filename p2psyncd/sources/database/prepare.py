@@ -51,6 +51,8 @@ def prepare(pending: Pending, constraints: Constraints) -> Prepared | Outcome:
         goal: dict[str, Value] = dict(cells)  # type: ignore[arg-type]
     else:
         goal = {name: as_value(cell) for name, cell in cells.items() if name in here}
+        if len(goal) < len(cells):
+            constraints.ahead.update((at.table, name) for name in cells.keys() - here.keys())
     try:
         place = tuple(goal[column] for column in table.pk)
     except KeyError:

@@ -169,6 +169,8 @@ class Constraints:
         self.referring = {table for table, _ in self.roots}
         """The tables with columns that refer to rows with births."""
         self.kept: dict[tuple[object, ...], bool] = {}
+        self.ahead: set[tuple[str, str]] = set()
+        """Columns of versions that came which the tables here have not: kept, and shown once they are here."""
         self.unique = {name: self.of(table) for name, table in schema.tables.items()}
         self.columns = {
             name: tuple(dict.fromkeys(column for one in found for column in one.columns))
