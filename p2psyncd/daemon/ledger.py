@@ -254,6 +254,9 @@ class Ledger:
         deletes it, had the loser's content beside it. A device that was away, and comes with the loser, would
         bring it back otherwise.
 
+        That write alone, and nothing else of what a copy's own version knows: who made the copy, or edited it, may have
+        written under the item's name just before, and nobody has seen that here.
+
         Args:
             item: The write.
             waiting: A version that is not in place yet, so that whoever wrote had not seen it.
@@ -262,21 +265,14 @@ class Ledger:
         copies = self.store.beginning(begin) if begin else []
         if not copies:
             return item
-        known, vector = self.store.knowledge(), unpack_vector(item.vector)
+        vector = unpack_vector(item.vector)
         for copy in copies:
             if self.source.is_copy_of(copy.item.key, item.key):
-                seen = unpack_vector(copy.item.vector)
-                loser = self.source.made_by(copy.item)
-                if copy.item.live and loser != copy.item.dot:
-                    # It knows the loser, and all that the loser knew; its maker's own writes stand in no vector.
-                    seen = join_vectors(seen, {loser.actor: loser.seq})
-                else:
-                    # Once it is edited or deleted it knows other writes, too, which say nothing about this item unless
-                    # everything up to them was seen here.
-                    seen = {actor: seq for actor, seq in seen.items() if covers(known, Dot(actor, seq))}
-                if waiting is not None and seen.get(waiting.dot.actor, -1) >= waiting.dot.seq:
-                    del seen[waiting.dot.actor]
-                vector = join_vectors(vector, seen)
+                lost = self.source.lost_write(copy.item)
+                if lost is not None and not (
+                    waiting is not None and waiting.dot.actor == lost.actor and waiting.dot.seq <= lost.seq
+                ):
+                    vector = join_vectors(vector, {lost.actor: lost.seq})
         vector.pop(item.dot.actor, None)
         return replace(item, vector=pack_vector(vector))
 

@@ -261,6 +261,10 @@ class Source(Protocol):
         """Return the write that made an item's content: of a conflict copy, the loser's; pure."""
         ...
 
+    def lost_write(self, copy: Item) -> Dot | None:
+        """Return the write whose content a conflict copy (or the tombstone of one) was made of; None if it cannot be told; pure."""
+        ...
+
     def stamped_again(self, item: Item, dot: Dot, since: int) -> Item:
         """Return a version of our own as another write, because this replica goes on as another actor; pure.
 

@@ -34,6 +34,8 @@ class Fault:
     """How often, where a user's operation counts 1."""
     steps: Callable[[Random, int], list[Step]]
     """Returns steps for a plan of so many machines; each of them lands somewhere after the one before."""
+    files_only: bool = False
+    """Whether rows know nothing of it."""
 
 
 def pair(random: Random, count: int) -> tuple[int, int]:
@@ -102,6 +104,12 @@ def full(random: Random, count: int) -> list[Step]:
     return [("full", number, True), ("full", number, False)]
 
 
+def copies(random: Random, count: int) -> list[Step]:
+    how = random.choice(["edit", "remove", "keep"])
+    operation = ("conflict", random.randrange(5), how, b"copy %d" % random.randrange(1_000_000))
+    return [("user", random.randrange(count), operation, random.random() < 0.7)]
+
+
 def none(random: Random, count: int) -> list[Step]:
     return []
 
@@ -121,13 +129,17 @@ FAULTS = {
     "full": Fault("a disk is full for a while", 0.08, full),
     "hints": Fault("changes are seen only by the next full scan", 0.0, none),
     "modes": Fault("some members only send or only receive", 0.0, none),
+    "copies": Fault(
+        "users edit conflict copies, delete them, or put them in the place of what won", 0.2, copies, True
+    ),
 }
 
 
 def make_plan(seed: int, kind: Kind, faults: Sequence[str]) -> Plan:
     """Return the plan of a seed."""
     random = Random(f"{kind.name} {seed}")
-    chosen = [name for name in faults if random.random() < 0.5]
+    possible = [name for name in faults if not (FAULTS[name].files_only and kind.name == "database")]
+    chosen = [name for name in possible if random.random() < 0.5]
     count = random.choice(DEVICES)
     machines = tuple(machine(random, chosen) for _ in range(count))
     steps: list[Step] = [

@@ -14,7 +14,7 @@ from typing import Any
 
 from filesystem import Disk, Inode
 from kinds import Claim, Deed, Operation
-from memory_kind import named_before
+from memory_kind import about_a_copy, named_before
 from system import System
 
 from p2psyncd.sources.folder.layout import META
@@ -247,6 +247,21 @@ class FolderUser:
         if (here is None or here.entries is None) and self.make_room(key, force=force, directory=True):
             self.system.mkdir(self.path(key))
             self.hint(key)
+
+    def do_conflict(self, which: int, how: str, content: bytes) -> None:
+        """Do something to a conflict copy."""
+        about = about_a_copy(
+            ("conflict", which, how, content), (key for key, _ in self.tree() if self.is_file(key))
+        )
+        match about:
+            case ("edit", key, text, force):
+                self.do_save(key, text, force)
+            case ("remove", key):
+                self.do_remove(key)
+            case ("rename", key, to):
+                self.do_rename(key, to)
+            case _:
+                pass
 
     def do_remove(self, key: bytes) -> None:
         self.clear(key)

@@ -29,7 +29,13 @@ from p2psyncd.sources.folder.attributes import (
     decode_or_plain,
     encode,
 )
-from p2psyncd.sources.folder.conflicts import copies_begin, is_conflict, is_conflict_copy, is_copy_of
+from p2psyncd.sources.folder.conflicts import (
+    copies_begin,
+    is_conflict,
+    is_conflict_copy,
+    is_copy_of,
+    lost_write,
+)
 from p2psyncd.sources.folder.merge import aside, deletion, merge
 from p2psyncd.sources.source import (
     Applied,
@@ -209,6 +215,9 @@ class MemorySource:
 
     def made_by(self, item: Item) -> Dot:
         return content_dot(item, decode_or_plain(item.meta))
+
+    def lost_write(self, copy: Item) -> Dot | None:
+        return lost_write(copy)
 
     def stamped_again(self, item: Item, dot: Dot, since: int) -> Item:
         return replace(item, dot=dot)

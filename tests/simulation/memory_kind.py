@@ -7,7 +7,7 @@ modes, whatever is in the way. The rules of what that takes away are the same fo
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from random import Random
@@ -23,7 +23,15 @@ from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.sources.folder.conflicts import parse_conflict
 from p2psyncd.sources.source import Dirty, Failed, Outcome
 
-__all__ = ["NAMES", "MemoryDevice", "MemoryKind", "MemoryMachine", "file_operation", "named_before"]
+__all__ = [
+    "NAMES",
+    "MemoryDevice",
+    "MemoryKind",
+    "MemoryMachine",
+    "about_a_copy",
+    "file_operation",
+    "named_before",
+]
 
 NAMES = [b"a", b"b", b"d", b"d/a", b"d/b", b"d/e", b"d/e/a", b"f/a"]
 MODES = [0o600, 0o644, 0o755]
@@ -53,6 +61,27 @@ def named_before(name: bytes) -> list[bytes]:
     while (parsed := parse_conflict(names[-1])) is not None:
         names.append(parsed.key)
     return names
+
+
+def about_a_copy(operation: Operation, names: Iterable[bytes]) -> Operation | None:
+    """Return what a user does to one of the conflict copies that are there, as an ordinary operation; None: there is none.
+
+    Args:
+        operation: ("conflict", which, "edit" | "remove" | "keep", what is written).
+        names: All that is there.
+    """
+    _, which, how, content = operation
+    copies = [name for name in sorted(names) if parse_conflict(name) is not None]
+    if not copies:
+        return None
+    name = copies[which % len(copies)]
+    match how:
+        case "edit":
+            return ("edit", name, content, True)
+        case "remove":
+            return ("remove", name)
+        case _:
+            return ("rename", name, named_before(name)[1])
 
 
 @dataclass
@@ -106,6 +135,12 @@ class MemoryMachine(CommonMachine):
 
     def operate(self, operation: Operation) -> Deed:
         user = User(self.source)
+        if operation[0] == "conflict":
+            files = (name for name, node in self.source.nodes.items() if node.kind is ItemKind.FILE)
+            about = about_a_copy(operation, files)
+            if about is None:
+                return user.deed()
+            operation = about
         match operation:
             case ("edit", bytes(name), bytes(content), bool(force)):
                 user.edit(name, content, force=force)

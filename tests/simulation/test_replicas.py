@@ -163,6 +163,69 @@ async def test_an_edit_beside_a_conflict_copy_knows_nothing_of_what_its_editor_w
         assert contents == {b"a's again", b"b's again", b"edited, too"}
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_second_save_knows_no_more_than_the_first_of_what_an_edited_copy_replaced(
+    autojump_clock: MockClock, deleted: bool
+) -> None:
+    with devices(2) as (a, b):
+        a.source.edit(b"f", b"a's")
+        b.source.edit(b"f", b"b's")
+        await meet((a, b))
+        [copy] = conflicts(a)
+        a.source.edit(b"f", b"a's again")
+        await a.scan()
+        a.source.edit(copy, b"edited, too")
+        await a.scan()
+        # b knows of both, and the link is cut when it has fetched the copy's content and not the file's.
+        items = [stored.item for stored in a.store.get_many([b"f", copy]).values()]
+        await b.replica.receive(items, [], repair=False)
+        await b.replica.commit(a.store.knowledge(), {})
+        b.source.put_content(items[1].digest, b"edited, too")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.applier.run)
+            await trio.sleep(2)
+            nursery.cancel_scope.cancel()
+        assert (b.source.nodes[copy].content, b.source.nodes[b"f"].content) == (b"edited, too", b"b's")
+        if deleted:
+            del b.source.nodes[copy]
+        else:
+            b.source.edit(copy, b"edited by b")
+        await b.scan()
+        for text in (b"b's second", b"b's third"):
+            b.source.edit(b"f", text)
+            await b.scan()
+            await trio.sleep(1)
+        await meet((a, b))
+        assert {b"a's again", b"b's third"} <= {node.content for node in a.source.nodes.values()}
+
+
+@pytest.mark.parametrize("touched", [False, True])
+async def test_a_copy_that_a_third_device_changed_vouches_for_none_of_the_writes_that_it_knew(
+    autojump_clock: MockClock, touched: bool
+) -> None:
+    with devices(3) as (a, b, c):
+        a.source.edit(b"f", b"a's")
+        b.source.edit(b"f", b"b's")
+        await meet((a, b), (b, c))
+        [copy] = conflicts(a)
+        a.source.edit(b"f", b"a's again")
+        await a.scan()
+        a.source.chmod(copy, 0o600)
+        await meet((a, c))
+        if touched:
+            c.source.chmod(copy, 0o640)
+        else:
+            c.source.edit(copy, b"edited by c")
+        await c.scan()
+        # A log goes actor by actor: c's own write has come when the link is cut, and a's has not.
+        items = [stored.item for stored in c.store.get_many([copy]).values()]
+        await b.replica.receive(items, [], repair=False)
+        b.source.edit(b"f", b"b's save")
+        await b.scan()
+        await meet((a, b), (b, c))
+        assert {b"a's again", b"b's save"} <= {node.content for node in a.source.nodes.values()}
+
+
 async def test_the_identical_edit_on_both_is_no_conflict(autojump_clock: MockClock) -> None:
     with devices(2) as (a, b):
         a.source.edit(b"f", b"same")

@@ -740,6 +740,10 @@ class DatabaseSource:
         """Return the write of an item: there are no copies of others."""
         return item.dot
 
+    def lost_write(self, copy: Item) -> NoReturn:
+        """Never called: there are no copies."""
+        raise AssertionError(copy.key)
+
     def stamped_again(self, item: Item, dot: Dot, since: int) -> Item:
         """Return a version of our own as another write, with all that it set."""
         return stamped_again(item, dot, since)

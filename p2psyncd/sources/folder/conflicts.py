@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from p2psyncd.core.item import Item
-from p2psyncd.core.version import Dot
+from p2psyncd.core.version import Dot, unpack_vector
 from p2psyncd.sources.folder.attributes import decode_or_plain
 from p2psyncd.sources.folder.layout import KEY_BYTES_MAX, NAME_BYTES_MAX
 
@@ -22,6 +22,7 @@ __all__ = [
     "is_conflict",
     "is_conflict_copy",
     "is_copy_of",
+    "lost_write",
     "parse_conflict",
     "tag_of",
 ]
@@ -130,6 +131,27 @@ def parse_conflict(key: bytes) -> ConflictName | None:
         return None
     original = found["stem"] + (found["extension"] or b"")
     return ConflictName(directory + slash + original, found["time"].decode(), found["tag"].decode())
+
+
+def lost_write(copy: Item) -> Dot | None:
+    """Return the write whose content a conflict copy was made of, and that its name names.
+
+    A copy that nobody has written to, and a tombstone that says what it deletes, tell it themselves. Of any other it is among
+    the writes that it replaced, if no later one of that actor's is.
+
+    Args:
+        copy: A conflict copy, or its tombstone.
+
+    Returns:
+        None: It cannot be told.
+    """
+    name = parse_conflict(copy.key)
+    if name is None:
+        return None
+    content = decode_or_plain(copy.meta).content
+    known = [Dot(actor, seq) for actor, seq in unpack_vector(copy.vector).items()]
+    candidates = [content, *known] if content is not None else known
+    return next((dot for dot in candidates if tag_of(dot) == name.tag), None)
 
 
 def is_conflict_copy(item: Item) -> bool:

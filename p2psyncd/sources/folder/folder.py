@@ -27,7 +27,7 @@ from p2psyncd.sources.folder.beneath import (
     rename_new,
 )
 from p2psyncd.sources.folder.catalogue import Catalogue
-from p2psyncd.sources.folder.conflicts import copies_begin, is_conflict, is_copy_of
+from p2psyncd.sources.folder.conflicts import copies_begin, is_conflict, is_copy_of, lost_write
 from p2psyncd.sources.folder.content import OPEN_FLAGS, digest_of, digest_of_descriptor
 from p2psyncd.sources.folder.databases import Snapshots
 from p2psyncd.sources.folder.durable import make_durable
@@ -312,6 +312,10 @@ class FolderSource:
     def made_by(self, item: Item) -> Dot:
         """Return the write that made an item's content."""
         return content_dot(item, decode_or_plain(item.meta))
+
+    def lost_write(self, copy: Item) -> Dot | None:
+        """Return the write whose content a conflict copy was made of; see `Source.lost_write`."""
+        return lost_write(copy)
 
     def stamped_again(self, item: Item, dot: Dot, since: int) -> Item:
         """Return a version of our own as another write."""
