@@ -9,6 +9,7 @@ file says whether the transaction was committed, and its outcomes are taken with
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
 import apsw
@@ -102,6 +103,8 @@ class RowApplier:
         self.store = store
         self.places = Places.load(store)
         self.retries = Retries()
+        self.renamed: set[bytes] = set()
+        """Rows that were shown elsewhere than their keys say, and that an app has put where they do: to be shown anew."""
         self.forget_lost()
         self.noted: int | None = None
         """The number of an intent that is not durable yet."""
@@ -192,12 +195,14 @@ class RowApplier:
 
         Cheap where no row is anything but what its key says.
         """
+        renamed, self.renamed = self.renamed, set()
+        self.places.update(dict.fromkeys(renamed))
         touched = {key for key in keys if self.may_matter(key)} if self.places else set()
         if self.places.moved or self.places.held:
             touched |= set(self.refer_elsewhere(keys))
         if self.places.held:
             touched |= self.retries.due(self.places, {unpack_key(key).table for key in keys})
-        touched |= self.retries.start(self.places)
+        touched |= self.retries.start(self.places) | renamed
         if not touched <= self.places.unsettled:
             self.places.unsettled = self.places.unsettled | touched
             self.places.save(self.store)
@@ -353,7 +358,7 @@ class RowApplier:
                     broken.update(writer.find_broken())
                     self.retries.alone |= writer.alone
                 else:
-                    return self.conclude(planner, writer, others, simple)
+                    return self.conclude(planner, writer, others, simple, broken.keys())
         return Step(
             outcomes=[
                 Failed(key=one.pending.item.key, reason="it breaks constraints of the database")
@@ -362,9 +367,14 @@ class RowApplier:
         )
 
     def conclude(
-        self, planner: Planner, writer: Writer, batch: Sequence[Prepared], simple: Sequence[Prepared]
+        self,
+        planner: Planner,
+        writer: Writer,
+        batch: Sequence[Prepared],
+        simple: Sequence[Prepared],
+        broken: AbstractSet[bytes],
     ) -> Step:
-        """Return what was done: by a plan, and without one."""
+        """Return what was done: by a plan, and without one; `broken`: what was not written because it breaks a constraint."""
         asked = {one.pending.item.key: one.pending.item.dot for one in batch}
         step = Step(dots=asked, wrote=writer.wrote or bool(simple), unsettled=set(self.places.unsettled))
         for key, row in planner.rows.items():
@@ -389,6 +399,12 @@ class RowApplier:
         step.unsettled -= strange
         if self.places.held:
             step.unsettled |= self.retries.due(self.places, writer.freed) - planner.rows.keys()
+        # What stood in the way of a row that broke a constraint may have gone in this very transaction.
+        step.unsettled |= {
+            key
+            for key in broken - self.retries.alone
+            if step.changes.get(key) == b"" and unpack_key(key).table in writer.freed
+        }
         for one in simple:
             key = one.pending.item.key
             step.dots[key] = one.pending.item.dot

@@ -463,6 +463,8 @@ class DatabaseSource:
     def conclude(self, scanner: Scanner, after: Notes | None, *, at_once: bool) -> None:
         """Take note of what a look has found; `after`: what is to be kept in mind of one at every row."""
         self.seen, self.keyless = scanner.told, scanner.keyless
+        if self.row_applier is not None:
+            self.row_applier.renamed |= scanner.renamed
         if scanner.surplus:
             self.discard(scanner.surplus, scanner.schema)
         if after is not None and not self.full:

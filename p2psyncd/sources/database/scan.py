@@ -138,6 +138,8 @@ class Scanner:
         """Rows that are to go, because the store knows of none there."""
         self.agreed: list[Hint] = []
         """Hints about rows that are as the store has them."""
+        self.renamed: set[bytes] = set()
+        """Rows that were shown elsewhere than their keys say, and that an app has put where they do."""
         self.keyless: set[str] = set()
         """Tables that have rows with NULL in their key."""
         self.unsettled = False
@@ -279,9 +281,33 @@ class Scanner:
             # One that was given this moment is nobody's yet.
             listed = b"" if (table.name, place[0]) in self.born else self.listed(key)
             return Sighting(table, place, values, state, key, listed, ms)
+        if values is None and (elsewhere := self.by_name(rows, table, key, place)) is not None:
+            place, values = elsewhere
+            state = row_hash(values)
         found = self.identities.found.get((table.name, place[0])) if type(place[0]) is int else None
         listed = found.state if found is not None and found.key == key else self.listed(key)
         return Sighting(table, place, values, state, key, listed, ms)
+
+    def by_name(
+        self, rows: Rows, table: Table, key: bytes, place: Place
+    ) -> tuple[Place, dict[str, Value]] | None:
+        """Return where a row that is gone from its place is all the same, and its values; None if it is nowhere.
+
+        A reference to a row that is held is shown as one to another row. An app that does not enforce references may write the
+        number that the row itself has: that changes the place of what refers to it, and is no delete.
+        """
+        if all((table.name, column) not in self.identities.roots for column in table.pk):
+            return None
+        there = natural(unpack_key(key))
+        values = rows.read(table, there) if len(there) == len(place) and there != place else None
+        if values is None:
+            return None
+        there = tuple(values[column] for column in table.pk)
+        found = self.identities.at(table, there) or self.new_key(table, there, None)
+        if found != key:
+            return None
+        self.renamed.add(key)
+        return there, values
 
     def listed(self, key: bytes) -> bytes:
         """Return the state that the store lists for a key."""
