@@ -147,7 +147,9 @@ class CommonDevice:
     def unseen(self) -> set[bytes]:
         there: set[Claim] = set(self.machine.claims())  # type: ignore[attr-defined]
         written = self.store.written_by(self.store.actor(), above=-1)
-        return {item.key for item in written if item.live} - {claim.name for claim in there}
+        waiting = self.store.pending_of([item.key for item in written])
+        names = {item.key for item in written if item.live and item.key not in waiting}
+        return names - {claim.name for claim in there}
 
     def busy(self) -> Dirty:
         """Return where to look again a little later."""

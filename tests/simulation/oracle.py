@@ -69,6 +69,8 @@ class Oracle:
     forgiven: set[Claim] = field(default_factory=set)
     """What may come back: see `forgive`."""
     perished: set[Claim] = field(default_factory=set)
+    retracted: set[Claim] = field(default_factory=set)
+    """What machines had written that were set back to before that, and told so."""
     set_back: set[int] = field(default_factory=set)
     """Machines that were set back as a whole, and not found out yet."""
     twins: set[int] = field(default_factory=set)
@@ -108,6 +110,7 @@ class Oracle:
                 self.touched.setdefault(claim, set()).add(machine.number)
         for claim in deed.wrote:
             self.touched.pop(claim, None)
+            self.retracted.discard(claim)
             self.written[claim] += 1
             # Put back where it was, it may be no write at all: the device may not have looked meanwhile, or
             # never have heard that it was taken away elsewhere.
@@ -124,7 +127,8 @@ class Oracle:
         """
         gone = {claim.value for claim in (*deed.replaced, *deed.deleted)}
         gone -= {claim.value for machine in machines for claim in machine.claims()}
-        for claim in [c for c, number in self.claims.items() if c.value in gone and number in self.restored]:
+        lost = [c for c, number in self.claims.items() if number in self.set_back or c in self.retracted]
+        for claim in [c for c in lost if c.value in gone]:
             self.perished.add(claim)
             del self.claims[claim]
 
@@ -148,6 +152,13 @@ class Oracle:
         self.unsure.update(claim for claim, number in self.deleted.items() if number == struck.number)
         for claim in self.unsure & self.deleted.keys() & still:
             del self.deleted[claim]  # the delete was undone before everybody had heard of it
+
+    def retract(self, machine: Machine) -> None:
+        """Take note that a machine was set back as a whole, and was told so."""
+        there = machine.claims()
+        self.retracted |= {
+            c for c, number in self.claims.items() if number == machine.number and c not in there
+        }
 
     def undone(self, machine: Machine) -> None:
         """Take note that a machine was set back as a whole, and cannot tell: it passes for knowing what it wrote since."""
@@ -184,7 +195,9 @@ class Oracle:
         """
         self.rewritten(name, machine)
         if name not in {claim.name for claim in machine.claims()}:
-            self.forgive([claim for claim in self.deleted if claim.name == name])
+            self.forgive(
+                [c for c, number in self.deleted.items() if c.name == name and number == machine.number]
+            )
 
     def found_out(self, machine: Machine, claims: Collection[Claim], unseen: Collection[bytes] = ()) -> None:
         """Take note of what a device stamped again, as another actor: new writes of its own.
@@ -202,7 +215,9 @@ class Oracle:
             self.set_back -= self.twins
         self.set_back.discard(machine.number)
         self.forgive(claims)
-        self.forgive([claim for claim in self.deleted if claim.name in unseen])
+        self.forgive(
+            [c for c, number in self.deleted.items() if c.name in unseen and number == machine.number]
+        )
         for claim in claims:
             self.rewritten(claim.name, machine)
 

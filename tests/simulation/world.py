@@ -295,7 +295,9 @@ class World:
             del made[which % len(made) + 1 :]
         machine.restore(made[which % len(made)], everything=everything, noticed=noticed)
         self.oracle.restored.add(machine.number)
-        if everything and not noticed:
+        if everything and noticed:
+            self.oracle.retract(machine)
+        elif everything:
             self.oracle.undone(machine)
         self.struck(machine)
         await self.boot(machine)
