@@ -271,7 +271,8 @@ class Backend(Protocol):
             conflict: Its ID, or a unique beginning of it.
 
         Raises:
-            NoSuchItem: There is none.
+            NoSuchConflict: There is none.
+            BadRequest: There are several.
         """
         ...
 

@@ -39,10 +39,13 @@ STATUS = {
     "no_such_offer": 404,
     "no_such_device": 404,
     "no_such_item": 404,
+    "no_such_conflict": 404,
     "folder_missing": 404,
     "share_exists": 409,
     "nested_share": 409,
+    "already_shared": 409,
     "not_a_folder": 422,
+    "database_linked": 422,
     "config": 422,
     "timeout": 504,
 }

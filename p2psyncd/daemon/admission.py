@@ -251,7 +251,10 @@ class Admission:
 
 def kind_at(path: Path) -> str:
     """Return what kind of share a path is for; blocks. Whether a file is a database is for SQLite to say."""
-    return "database" if path.is_file() else "folder"
+    try:
+        return "database" if path.is_file() else "folder"
+    except OSError:  # it cannot be looked at: what can be said of it is said when it is opened
+        return "folder"
 
 
 def is_name(name: str) -> bool:

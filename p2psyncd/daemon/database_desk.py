@@ -271,7 +271,7 @@ class DatabaseDesk:
         for table, column in self.source.columns_ahead:
             yield ItemError(
                 item=f"{table}.{column}",
-                error="came from a newer version of the app: its values are kept, and shown once this database has the column",
+                error="came from another version of the app: its values are kept, and shown if this database comes to have the column",
             )
         for key, reason in sorted(self.source.unmendable.items()):
             yield ItemError(
@@ -345,7 +345,7 @@ def settle(item: Item, found: FoundConflict, *, keep: Keep, loser: int) -> list[
     """Return the write that settles a row's losers.
 
     Raises:
-        NoSuchItem: The row changed since a person looked at it, and the chosen loser is not there any more.
+        NoSuchConflict: The row changed since a person looked at it, and the chosen loser is not there any more.
     """
     losers = state_of(item).losers
     if not losers:

@@ -72,8 +72,9 @@ class DatabaseKind:
         columns = {
             f"{table.name}.{column.name}" for table in schema.tables.values() for column in table.columns
         }
+        any_case = {table.lower() for table in tables}
         for name in without_of(settings):
-            if name not in tables:
+            if name.lower() not in any_case:
                 raise BadRequest(f"{path} has no table {name}{meant(name, tables)}")
         for table, names in counters_of(settings).items():
             for name in (f"{table}.{column}" for column in names):
@@ -188,7 +189,7 @@ class DatabaseKind:
 def meant(name: str, names: Collection[str]) -> str:
     """Return a question for the name that somebody may have meant."""
     close = get_close_matches(name, names, 1)
-    return f"; is {close[0]} meant?" if close else ""
+    return f"; is {close[0]} meant" if close else ""
 
 
 def without_of(settings: Mapping[str, object]) -> Collection[str]:

@@ -68,7 +68,8 @@ def offers(shares: Iterable[RunningShare]) -> Offers:
                 size=min(share.replica.totals.size, INT_MAX),
                 held=share.replica.phase in {Phase.HELD, Phase.ERROR},
                 copies=share.gives_copies,
-                counters=tuple(counters_named(share.record)),
+                # Who only compares has not said what adds up.
+                counters=None if share.replica.undecided else tuple(counters_named(share.record)),
             )
             for share in shares
             if share.replica.phase is not Phase.PAUSED

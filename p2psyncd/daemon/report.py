@@ -168,7 +168,8 @@ def counter_troubles(mesh: Mesh, share: RunningShare) -> Iterator[ItemError]:
     ours = set(counters_named(share.record))
     for state in mesh.peers.values():
         offer = state.link.offers.get(share.replica.share) if state.link is not None else None
-        for name in sorted(ours ^ set(offer.counters)) if offer is not None else ():
+        theirs = offer.counters if offer is not None and share.record.kind == "database" else None
+        for name in sorted(ours ^ set(theirs)) if theirs is not None else ():
             there = f"on {state.record.name}"
             yes, no = ("here", there) if name in ours else (there, "here")
             yield ItemError(
@@ -190,7 +191,7 @@ def share_errors(share: RunningShare, mesh: Mesh) -> list[ItemError]:
         ItemError(item="", error=f"{name} holds this share; `p2psync status` there says why")
         for name in holding_peers(mesh, share)
     ]
-    troubles += counter_troubles(mesh, share)
+    troubles += islice(counter_troubles(mesh, share), ERRORS_SHOWN_MAX)
     troubles += islice(share.desk.errors(), ERRORS_SHOWN_MAX)
     return troubles + [
         ItemError(item=share.desk.name_of(key), error=reason)

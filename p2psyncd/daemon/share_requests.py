@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,8 +120,11 @@ class ShareRequests(PeerRequests):
         if not found:
             here = [share.record for share in self.daemon.shares.all()]
             here += [record for record, _ in self.daemon.shares.broken.values()]
+            links = [state.link for state in self.peers() if state.link is not None]
             for record in here:
-                if name in {record.name, record.id.hex()}:
+                # Another one of that name may be meant, whose device is away.
+                offered = any(record.id in link.offers for link in links)
+                if name == record.id.hex() or (name == record.name and offered):
                     raise AlreadyShared(f"{record.name} is at {record.path}")
             raise NoSuchOffer(name)
         ((state, offer),) = found.values()
@@ -141,8 +145,10 @@ class ShareRequests(PeerRequests):
         """Join an offered share."""
         state, offer = self.offered(name, from_device)
         # What adds up on one device must on all: what the others said needs not be said again.
-        theirs = offer.counters if offer.kind == "database" else ()
-        together = sorted({*(counters or ()), *theirs})
+        theirs = [
+            one.counters for _, one in self.offers() if one.share == offer.share and one.kind == "database"
+        ]
+        together = sorted({*(counters or ()), *chain.from_iterable(known or () for known in theirs)})
         share = await self.daemon.admission.accept(
             offer,
             Path(path),
@@ -216,14 +222,16 @@ def database_settings(
     """Return what a share's record says of how its database is synced; nothing for what is the default.
 
     Raises:
-        BadRequest: A counter is not named as TABLE.COLUMN.
+        BadRequest: A counter is not named as TABLE.COLUMN, or there are too many.
     """
     settings: dict[str, object] = {}
     if without:
         settings[WITHOUT] = without
     for counter in counters or ():
-        if not all(counter.rpartition(".")):
+        if not all(counter.rpartition(".")) or len(counter) > wire.COUNTER_MAX:
             raise BadRequest(f"A counter is named as TABLE.COLUMN, such as item.stock; {counter!r} is not")
+    if len(counters or ()) > wire.COUNTERS_MAX:
+        raise BadRequest(f"At most {wire.COUNTERS_MAX} columns of a share can be counters")
     if counters:
         settings[COUNTERS] = counters
     if propagate_schema:

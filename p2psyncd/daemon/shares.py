@@ -183,7 +183,14 @@ class Shares:
         """Let a share that was opened live."""
         self.running[share.record.id] = share
         assert self.nursery is not None
-        self.nursery.start_soon(share.run)
+        self.nursery.start_soon(self.keep_running, share)
+
+    async def keep_running(self, share: RunningShare) -> None:
+        """Let a share live, and tell when it cannot."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.tell_stops, share)
+            await share.run()
+            nursery.cancel_scope.cancel()
 
     def open(self, record: ShareRecord) -> RunningShare:
         """Open a share's store and source; blocks."""
@@ -252,7 +259,6 @@ class Shares:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.get_copy, share)
             nursery.start_soon(self.tell_conflicts, share)
-            nursery.start_soon(self.tell_stops, share)
             nursery.start_soon(
                 partial(
                     forget_now_and_then,

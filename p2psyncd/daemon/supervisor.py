@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import trio
 
@@ -36,7 +35,7 @@ from p2psyncd.daemon.replica import Phase, Replica
 from p2psyncd.daemon.report import drivers_of
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.shares import Shares
-from p2psyncd.daemon.stuck import tell_of_stops
+from p2psyncd.daemon.stuck import StopTeller
 from p2psyncd.daemon.transfer import Held
 from p2psyncd.errors import P2psyncError, RemoteProtocolError
 from p2psyncd.net.addresses import plain_ip
@@ -134,7 +133,7 @@ class Supervisor:
         self.bootstrap = Bootstrap(self.mesh, executor, lambda state: self.shares.for_device(state.record))
         self.shares.get_copy = self.bootstrap.run
         self.shares.tell_conflicts = Teller(self.journal).run
-        self.shares.tell_stops = partial(tell_of_stops, self.journal)
+        self.shares.tell_stops = StopTeller(self.journal).run
         self.before_pairing: dict[DeviceId, PeerRecord | None] = {}
         self.session_troubles: dict[tuple[DeviceId, ShareId], str] = {}
         """What was said last about a peer's session of a share."""

@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 NAME_MAX = 256
-COUNTER_MAX = 4096
+COUNTER_MAX, COUNTERS_MAX = 2048, 256
 TEXT_MAX = 4096
 CERTIFICATE_BYTES_MAX = 4096
 INSTANCE_BYTES = 8
@@ -152,8 +152,18 @@ class Offer:
     """Whether the sender holds the share, so that nothing of it is exchanged for now."""
     copies: bool = False
     """Whether the sender gives copies of it: see `SnapshotWanted`."""
-    counters: tuple[str, ...] = ()
-    """Columns (TABLE.COLUMN) of a database in which additions add up: all devices must know them alike."""
+    counters: tuple[str, ...] | None = None
+    """Columns (TABLE.COLUMN) of a database in which additions add up: all devices must know them alike. None: the sender
+    says nothing of them."""
+
+
+def take_counters(packed: object) -> tuple[str, ...]:
+    """Return the checked names of counters."""
+    names = take_list(packed, "counters", most=COUNTERS_MAX)
+    found = tuple(take_text(name, "counter", most=COUNTER_MAX) for name in names)
+    if not all(all(name.rpartition(".")) for name in found):
+        raise RemoteProtocolError("A counter is not named as TABLE.COLUMN")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +177,8 @@ class Offers:
         """Return the fields in order."""
         return [
             [
-                [o.share, o.name, o.kind, o.secret, o.items, o.size, o.held, o.copies, list(o.counters)]
+                [o.share, o.name, o.kind, o.secret, o.items, o.size, o.held, o.copies]
+                + ([list(o.counters)] if o.counters is not None else [])
                 for o in self.offers
             ]
         ]
@@ -188,10 +199,7 @@ class Offers:
                     size=take_int(size, "size"),
                     held=more[:1] == [True],
                     copies=more[1:2] == [True],
-                    counters=tuple(
-                        take_text(name, "counter", most=COUNTER_MAX)
-                        for name in (take_list(more[2], "counters", most=LISTS_MAX) if more[2:] else [])
-                    ),
+                    counters=take_counters(more[2]) if more[2:] else None,
                 )
             )
         return cls(offers=tuple(offers))

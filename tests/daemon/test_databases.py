@@ -542,6 +542,9 @@ async def test_what_is_said_of_tables_that_are_not_there_is_refused(lab: Lab) ->
         await add(maple, here, counters=["item.stok"])
     with pytest.raises(BadRequest, match="no table items; is item meant"):
         await add(maple, here, without=["items"])
+    for known in ("item", "ITEM"):
+        await add(maple, here, without=[known])
+        await maple.backend.share_remove("app")
     with pytest.raises(BadRequest, match="for databases"):
         await add(maple, maple.make("f"), without=["item"])
     assert await maple.backend.share_list() == []
@@ -672,7 +675,9 @@ async def test_devices_with_different_versions_of_an_app_lose_nothing(two: tuple
     assert read(here, everything) == [ANN]
 
     def ahead() -> list[str]:
-        return [one["item"] for one in maple.running("app").desk.errors() if "newer version" in one["error"]]
+        return [
+            one["item"] for one in maple.running("app").desk.errors() if "another version" in one["error"]
+        ]
 
     assert ahead() == ["people.born"]
     await maple.restart()

@@ -200,6 +200,33 @@ async def test_an_error_in_one_session_ends_only_that_and_it_is_tried_again(
     assert [(event["share"], event["device"]) for event in events] == [("f", "maple")] * 2
 
 
+async def test_a_share_that_fails_again_and_again_is_told_of_once(
+    two: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    maple, _willow = two
+    rounds: list[Phase] = []
+    third = trio.Event()
+
+    async def fail(self: applier.Applier) -> None:
+        while self.replica.phase is not Phase.READY:
+            await self.replica.signal.event.wait()
+        rounds.append(self.replica.phase)
+        if len(rounds) == 3:
+            third.set()
+        raise OSError(errno.EIO, "the disk")
+
+    monkeypatch.setattr(applier.Applier, "run", fail)
+    await maple.backend.share_add(
+        str(maple.make("f")), name=None, kind=None, mode="send-receive", with_devices=[]
+    )
+    with trio.fail_after(WAIT_S):
+        await third.wait()
+    told = await maple.event("share_error")
+    assert "the disk" in told["message"]
+    events = await maple.backend.events(since=0, limit=99)
+    assert [e["type"] for e in events if e["type"].startswith("share_")] == ["share_added", "share_error"]
+
+
 async def test_a_message_out_of_place_ends_only_its_session(
     two: tuple[Daemon, Daemon], impatient: None
 ) -> None:

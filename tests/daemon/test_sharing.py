@@ -167,8 +167,8 @@ async def test_an_offer_is_refused_where_it_cannot_go(two: tuple[Daemon, Daemon]
 
     with pytest.raises(NoSuchOffer):
         await accept("g", willow.folder / "g")
-    with pytest.raises(AlreadyShared, match="own is at"):
-        await accept("own", willow.folder / "g")
+    with pytest.raises(NoSuchOffer):
+        await accept("own", willow.folder / "g")  # nobody else's share of that name
     with pytest.raises(FolderMissing):
         await accept("f", willow.folder / "no" / "parent")
     with pytest.raises(NestedShare):
@@ -181,6 +181,11 @@ async def test_an_offer_is_refused_where_it_cannot_go(two: tuple[Daemon, Daemon]
     offer = (await willow.backend.share_offers())[0]
     await accept(offer["id"], willow.folder / "f", from_device="maple")
     assert await willow.backend.share_offers() == []
+    for name in ("f", offer["id"]):
+        with pytest.raises(AlreadyShared, match="f is at"):
+            await accept(name, willow.folder / "g")
+    with pytest.raises(FolderMissing):
+        await add(willow, willow.folder / ("x" * 300))
 
 
 async def test_an_offer_of_a_name_that_is_taken_leaves_no_folder(two: tuple[Daemon, Daemon]) -> None:

@@ -168,6 +168,20 @@ def test_a_message_that_lacks_fields_is_refused(message: object) -> None:
         decode_message(cbor2.dumps(cbor2.loads(encode_message(message))[:-1]))  # type: ignore[arg-type]
 
 
+def test_an_offer_may_say_nothing_of_counters_and_nothing_that_is_none() -> None:
+    plain = [b"s" * 16, "name", "database", b"k" * 32, 1, 0, False, True]
+    [offer] = Offers.parse([[plain]]).offers
+    assert (offer.copies, offer.counters) == (True, None)
+    assert Offers(offers=(offer,)).fields() == [[plain]]
+    for counters in ([], ["item.stock", "a.b.c"]):
+        [offer] = Offers.parse([[[*plain, counters]]]).offers
+        assert offer.counters == tuple(counters)
+        assert Offers(offers=(offer,)).fields() == [[[*plain, counters]]]
+    for wrong in ("item.stock", ["stock"], [".stock"], [1], ["a.b"] * 257, ["a." + "b" * 3000]):
+        with pytest.raises(RemoteProtocolError):
+            Offers.parse([[[*plain, wrong]]])
+
+
 def test_an_unknown_type_is_refused_by_its_number() -> None:
     with pytest.raises(RemoteProtocolError, match="4711"):
         decode_message(cbor2.dumps([4711]))

@@ -30,9 +30,10 @@ from p2psyncd.sources.database.hints import (
 from p2psyncd.sources.database.intent import Change, Step, packed_step, unpacked_step
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
 from p2psyncd.sources.database.making import ObjectMaker
+from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.prepare import Prepared, prepare
-from p2psyncd.sources.database.resolve import Constraints, Row, parent_of
+from p2psyncd.sources.database.resolve import AHEAD_MAX, Constraints, Row, parent_of
 from p2psyncd.sources.database.retrying import Retries
 from p2psyncd.sources.database.row import is_sound, state_of
 from p2psyncd.sources.database.rows import Rows
@@ -64,9 +65,8 @@ PIECE = 2_000
 """A larger one is done in pieces: an app that waits for its lock does so for a tenth of a second at most."""
 REPLANS_MAX = 8
 AHEAD = "database-columns-ahead"
-# A person is to read them, and a peer could make up any number.
-AHEAD_MAX = 100
-NO_COLUMNS = cbor2.dumps([])
+HAD_MAX = 1000
+NO_COLUMNS = cbor2.dumps([[], []])
 
 FAULTS = (DatabaseFault, *ROW_FAULTS)
 
@@ -108,8 +108,13 @@ class RowApplier:
         self.forget_lost()
         self.noted: int | None = None
         """The number of an intent that is not durable yet."""
-        self.ahead = {(table, name) for table, name in cbor2.loads(store.setting(AHEAD) or NO_COLUMNS)}
-        """Columns of versions that came which the tables here have, or had, not."""
+        ahead, had = cbor2.loads(store.setting(AHEAD) or NO_COLUMNS)
+        self.ahead = {(table, name) for table, name in ahead}
+        """Columns of versions that came which the tables here have not, or had not then."""
+        noted = Notes.load(store).tables
+        self.had = {(table, name) for table, name in had} | {(t, name) for t in noted for name in noted[t]}
+        """Columns that the tables have, or had."""
+        self.noted_columns = (sorted(self.ahead), sorted((table, name) for table, name in had))
         self.constraints = self.adopted = Constraints(schema)
         """Of the schema in use, and of the one to use from the next call on."""
         self.search = SearchIndexes(schema)
@@ -121,6 +126,7 @@ class RowApplier:
         A look may find one while something is being applied.
         """
         if schema is not self.adopted.schema:
+            self.had |= columns_of(self.adopted.schema)
             self.adopted = Constraints(schema)
             self.retries.all = True
 
@@ -175,20 +181,18 @@ class RowApplier:
         return outcomes
 
     def note_ahead(self) -> None:
-        """Remember which columns came that are not here."""
-        new = self.constraints.ahead - self.ahead
-        if new and len(self.ahead) < AHEAD_MAX:
-            self.ahead |= new
-            self.store.set_setting(AHEAD, cbor2.dumps(sorted(self.ahead)))
+        """Remember which columns came that are not here, and which were here once."""
+        self.ahead |= self.constraints.ahead
+        now = (sorted(self.ahead)[:AHEAD_MAX], sorted(self.had - columns_of(self.schema))[:HAD_MAX])
+        if now != self.noted_columns:
+            self.noted_columns = now
+            self.store.set_setting(AHEAD, cbor2.dumps(now))
 
     def columns_ahead(self) -> list[tuple[str, str]]:
-        """Return the tables and columns in which values wait for a newer schema."""
-        tables = self.schema.tables
-        return [
-            (table, name)
-            for table, name in sorted(self.ahead)
-            if table in tables and all(column.name != name for column in tables[table].columns)
-        ]
+        """Return the tables and columns in which values wait for another schema; what was dropped here waits for nothing."""
+        here = columns_of(self.schema)
+        tables = {table for table, _ in here}
+        return [one for one in self.noted_columns[0] if one[0] in tables and one not in here | self.had]
 
     def unsettle(self, keys: Collection[bytes]) -> None:
         """Note that local changes of some rows may have consequences: for rows that were held for them, say.
@@ -475,3 +479,8 @@ class RowApplier:
         if outcome.state == HELD:
             return outcome.key in self.places.held
         return values is not None and row_hash(values) == outcome.state
+
+
+def columns_of(schema: Schema) -> set[tuple[str, str]]:
+    """Return all tables with their columns."""
+    return {(name, column.name) for name, table in schema.tables.items() for column in table.columns}

@@ -44,7 +44,7 @@ from p2psyncd.errors import (
 from p2psyncd.sources.database.hints import check_names
 from p2psyncd.sources.database.opening import Translation, connect, has_moved, missing
 
-__all__ = ["DatabaseAccess", "DatabaseFile", "Identity", "Keeper", "check_new_database", "is_database"]
+__all__ = ["DatabaseAccess", "DatabaseFile", "Identity", "Keeper", "check_new_database"]
 
 # An app waits for its turn with sleeps of up to 100 ms, and nobody hands the lock over: of two transactions here, the second
 # gives it half the time of the first, at most one such sleep. Back to back, an app waited for more than 5 s.
@@ -300,15 +300,6 @@ def sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def is_database(path: Path) -> bool:
-    """Return whether a file is an SQLite database that can be read; an empty file is none yet."""
-    try:
-        check_new_database(path)
-    except (FolderMissing, NotAFolder, NotADatabase):
-        return False
-    return True
 
 
 def check_new_database(path: Path) -> Path:

@@ -52,7 +52,7 @@ def prepare(pending: Pending, constraints: Constraints) -> Prepared | Outcome:
     else:
         goal = {name: as_value(cell) for name, cell in cells.items() if name in here}
         if len(goal) < len(cells):
-            constraints.ahead.update((at.table, name) for name in cells.keys() - here.keys())
+            constraints.note_ahead(at.table, cells.keys() - here.keys())
     try:
         place = tuple(goal[column] for column in table.pk)
     except KeyError:

@@ -34,6 +34,7 @@ from p2psyncd.sources.database.show import Place, as_value, reference_roots
 from p2psyncd.sources.database.values import Cell, RawText, Ref, Value
 
 __all__ = [
+    "AHEAD_MAX",
     "Claim",
     "Constraints",
     "Row",
@@ -56,6 +57,8 @@ Claim = tuple[str, int, tuple[Token, ...]]
 """A table, the number of one of its constraints, and the values, as they are equal in it."""
 # A table of many columns may hold many combinations of types.
 KEPT_MAX = 1000
+# A person is to read them, and a peer could make up any number.
+AHEAD_MAX, AHEAD_NAME_MAX = 100, 200
 FIRST = Stamp(-1, b"", -1)
 
 
@@ -201,6 +204,12 @@ class Constraints:
                     found.add(root)
                     ahead.append(root)
         return found
+
+    def note_ahead(self, table: str, columns: Iterable[str]) -> None:
+        """Note columns that a version has and the table has not; not more than a person would read."""
+        for name in columns:
+            if len(self.ahead) < AHEAD_MAX and len(name) <= AHEAD_NAME_MAX:
+                self.ahead.add((table, name))
 
     def keeps_types(self, table: str, values: Mapping[str, Value]) -> bool:
         """Return whether columns surely store values of such types as they are; the same few come again and again."""

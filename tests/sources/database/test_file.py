@@ -27,7 +27,7 @@ from p2psyncd.errors import (
     ShareHeld,
 )
 from p2psyncd.sources.database import file as file_module
-from p2psyncd.sources.database.file import DatabaseFile, check_new_database, is_database
+from p2psyncd.sources.database.file import DatabaseFile, check_new_database
 
 if TYPE_CHECKING:
     from conftest import Apps
@@ -346,7 +346,7 @@ def test_opening_and_closing_beside_a_transaction_drops_no_lock(path: Path, apps
     with ours_locked(file):
         with file.reading() as connection:
             assert connection.execute("SELECT text FROM t").fetchall() == [("first",)]
-        assert is_database(path)
+        assert check_new_database(path) == path
         file.look()
         file.make_durable()
         assert "locked" in app.try_to("BEGIN IMMEDIATE")
@@ -567,12 +567,13 @@ def test_only_a_database_is_taken_for_one(tmp_path: Path) -> None:
     with pytest.raises(NotADatabase, match="encrypted"):
         check_new_database(path)
     path.write_text("a letter")
-    assert not is_database(path)
-    assert not is_database(tmp_path / "nothing")
-    assert not is_database(tmp_path)
+    with pytest.raises(NotADatabase):
+        check_new_database(path)
     os.mkfifo(tmp_path / "pipe")
-    assert not is_database(tmp_path / "pipe")
-    assert is_database(make(tmp_path / "app.db"))
+    with pytest.raises(NotAFolder, match="no file"):
+        check_new_database(tmp_path / "pipe")
+    made = make(tmp_path / "app.db")
+    assert check_new_database(made) == made
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["app.db", "pipe", "x"]
 
 

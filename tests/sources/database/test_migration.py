@@ -289,3 +289,29 @@ def test_a_look_whose_columns_are_not_noted_takes_nothing_for_written(
     assert b.tables() == {"people": ["(1, 'Ada', 'merry')"]}
     assert a.tables() == {"people": ["(1, 'Ada', '1', 'merry')"]}
     assert losers(a) == losers(b) == {}
+
+
+def test_columns_of_another_version_are_named_and_those_that_were_renamed_or_dropped_here_are_not(
+    pair: Pair,
+) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run(*ADD, *RENAME)
+    exchange(a, b)
+    b.run("UPDATE people SET name = 'Ada L' WHERE id = 1")
+    a.run("UPDATE people SET mood = 'merry' WHERE id = 1")
+    exchange(a, b)
+    assert list(a.source.columns_ahead) == []  # it had `phone` itself
+    assert list(b.source.columns_ahead) == [("people", "mood"), ("people", "tel")]
+    b.run(*ADD, *RENAME, "UPDATE people SET name = 'Ada M' WHERE id = 1")
+    exchange(a, b)
+    a.run("ALTER TABLE people DROP COLUMN mood", "UPDATE people SET name = 'Ada N' WHERE id = 1")
+    exchange(a, b)
+    assert list(a.source.columns_ahead) == list(b.source.columns_ahead) == []
+
+
+def test_no_more_columns_are_named_than_a_person_reads(pair: Pair) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run(*(f"ALTER TABLE people ADD COLUMN c{n} TEXT DEFAULT 'x'" for n in range(150)))
+    a.run(f"UPDATE people SET {', '.join(f'c{n} = 1' for n in range(150))}")
+    exchange(a, b)
+    assert len(b.source.columns_ahead) == 100

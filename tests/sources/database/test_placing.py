@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from p2psyncd.errors import DatabaseBusy, FolderMissing, NotADatabase, NotAFolder
-from p2psyncd.sources.database.file import is_database
+from p2psyncd.sources.database.file import check_new_database
 from p2psyncd.sources.database.placing import clear, has_rows, make_database, put_aside
 
 SCHEMA = """
@@ -52,11 +52,11 @@ def run(path: Path, sql: str) -> list[tuple[object, ...]]:
 def test_a_database_is_made_where_there_is_none(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     assert make_database(path)
-    assert is_database(path)
+    assert check_new_database(path) == path
     assert not make_database(path)
     (tmp_path / "empty.db").touch()
     assert not make_database(tmp_path / "empty.db")
-    assert is_database(tmp_path / "empty.db")
+    assert check_new_database(tmp_path / "empty.db").name == "empty.db"
     with pytest.raises(FolderMissing):
         make_database(tmp_path / "nowhere" / "new.db")
     with pytest.raises(NotAFolder):
