@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kinds import Claim, Deed, Machine
+from memory_kind import named_before
 
 if TYPE_CHECKING:
     from process import Process
@@ -91,13 +92,14 @@ class Oracle:
         """
         if machine.mode == "receive-only":
             return  # nothing of it is told to others, and what comes may replace it
-        for claim in (*deed.replaced, *deed.deleted):
+        elsewhere = self.never_there(deed)
+        for claim in {*deed.replaced, *deed.deleted} - elsewhere:
             self.claims.pop(claim, None)
             self.taken.setdefault(claim, set()).add(machine.number)
             if claim.value in self.displaced:
                 for other in [one for one in self.claims if one.value == claim.value]:
                     del self.claims[other]
-        for claim in set(deed.deleted) - unsettled:
+        for claim in set(deed.deleted) - unsettled - elsewhere:
             self.deleted[claim] = machine.number
             self.unsure.discard(claim)
         names = sorted({*deed.dirty.keys, *(claim.name for claim in deed.wrote)})
@@ -119,6 +121,19 @@ class Oracle:
             if machine.number in self.set_back:
                 self.doubtful.add(claim)
             self.deleted.pop(claim, None)
+
+    def never_there(self, deed: Deed) -> set[Claim]:
+        """Return what a user took away under the names that conflict copies were made of, and that only the copies held.
+
+        Who takes a copy away takes away what lost under the name itself, too. Not so where somebody had written into the copy:
+        what is there then never was under that name, unless somebody puts it there by himself.
+        """
+        return {
+            Claim(claim.value, name)
+            for claim in (*deed.replaced, *deed.deleted)
+            if claim.name in deed.dirty.keys and self.written[claim]
+            for name in named_before(claim.name)[1:]
+        }
 
     def note_last_copies(self, deed: Deed, machines: Iterable[Machine]) -> None:
         """Take note of what a user took away on a device that only receives, and was nowhere else any more.
