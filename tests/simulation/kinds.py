@@ -252,6 +252,10 @@ class Machine(Protocol):
         """Return what is on the disk and not noted as applied in the state that is on it."""
         ...
 
+    def records(self, name: bytes) -> bool:
+        """Return whether its state has something under a name, whether that is on the disk or not."""
+        ...
+
     def mint_actor(self) -> ActorId:
         """Return a fresh actor; never the same twice, whatever is restored."""
         ...

@@ -94,6 +94,10 @@ class CommonMachine:
     def unsettled(self) -> set[Claim]:
         return unsettled_in(self.look_at_state(), self.claims())  # type: ignore[attr-defined]
 
+    def records(self, name: bytes) -> bool:
+        stored = self.look_at_state().get(name)
+        return stored is not None and stored.item.live
+
     @staticmethod
     def mint_nothing() -> ActorId:
         return ActorId(bytes(8))

@@ -165,8 +165,11 @@ class Oracle:
         # the other one away takes away all that there is of it.
         self.displaced.update(claim.value for claim in self.claims if claim not in still)
         self.unsure.update(claim for claim, number in self.deleted.items() if number == struck.number)
-        for claim in self.unsure & self.deleted.keys() & still:
-            del self.deleted[claim]  # the delete was undone before everybody had heard of it
+        # What a user took away on a device that only receives is still told of by that device.
+        passive = [machine for machine in machines if machine.mode == "receive-only"]
+        for claim in self.unsure & self.deleted.keys():
+            if claim in still or any(machine.records(claim.name) for machine in passive):
+                del self.deleted[claim]  # the delete was undone before everybody had heard of it
 
     def retract(self, machine: Machine) -> None:
         """Take note that a machine was set back as a whole, and was told so."""
