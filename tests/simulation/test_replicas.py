@@ -137,18 +137,26 @@ async def test_both_edit_one_file_and_both_contents_survive_everywhere(autojump_
         assert a.source.nodes[b"notes.txt"].content == b"from b", "the later edit has the name"
 
 
+async def write_beside_a_copy(first: Device, *others: Device) -> bytes:
+    """Let two devices write one file, all hear of it, and the first write it again; return the conflict copy's name.
+
+    Whatever the first one does to the copy then has one number more than that write, and says no word about it.
+    """
+    first.source.edit(b"f", b"a's")
+    others[0].source.edit(b"f", b"b's")
+    await meet(*pairwise((first, *others)))
+    [copy] = conflicts(first)
+    first.source.edit(b"f", b"a's again")
+    await first.scan()
+    return copy
+
+
 @pytest.mark.parametrize("known", [False, True])
 async def test_an_edit_beside_a_conflict_copy_knows_nothing_of_what_its_editor_wrote_otherwise(
     autojump_clock: MockClock, known: bool
 ) -> None:
     with devices(2) as (a, b):
-        a.source.edit(b"f", b"a's")
-        b.source.edit(b"f", b"b's")
-        await meet((a, b))
-        [copy] = conflicts(a)
-        # One number more than the write of `f`, and no word about it.
-        a.source.edit(b"f", b"a's again")
-        await a.scan()
+        copy = await write_beside_a_copy(a, b)
         a.source.edit(copy, b"edited, too")
         await a.scan()
         if known:
@@ -168,12 +176,7 @@ async def test_a_second_save_knows_no_more_than_the_first_of_what_an_edited_copy
     autojump_clock: MockClock, deleted: bool
 ) -> None:
     with devices(2) as (a, b):
-        a.source.edit(b"f", b"a's")
-        b.source.edit(b"f", b"b's")
-        await meet((a, b))
-        [copy] = conflicts(a)
-        a.source.edit(b"f", b"a's again")
-        await a.scan()
+        copy = await write_beside_a_copy(a, b)
         a.source.edit(copy, b"edited, too")
         await a.scan()
         # b knows of both, and the link is cut when it has fetched the copy's content and not the file's.
@@ -204,12 +207,7 @@ async def test_a_copy_that_a_third_device_changed_vouches_for_none_of_the_writes
     autojump_clock: MockClock, touched: bool
 ) -> None:
     with devices(3) as (a, b, c):
-        a.source.edit(b"f", b"a's")
-        b.source.edit(b"f", b"b's")
-        await meet((a, b), (b, c))
-        [copy] = conflicts(a)
-        a.source.edit(b"f", b"a's again")
-        await a.scan()
+        copy = await write_beside_a_copy(a, b, c)
         a.source.chmod(copy, 0o600)
         await meet((a, c))
         if touched:
