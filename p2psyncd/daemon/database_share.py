@@ -187,9 +187,9 @@ class DatabaseKind:
 
 
 def meant(name: str, names: Collection[str]) -> str:
-    """Return a question for the name that somebody may have meant."""
+    """Return the name that somebody may have meant, in brackets."""
     close = get_close_matches(name, names, 1)
-    return f"; is {close[0]} meant" if close else ""
+    return f" (perhaps {close[0]})" if close else ""
 
 
 def without_of(settings: Mapping[str, object]) -> Collection[str]:
