@@ -73,8 +73,6 @@ class FolderUser:
         self.wrote: list[Claim] = []
         self.replaced: list[Claim] = []
         self.deleted: list[Claim] = []
-        self.at_hand: set[Claim] = set()
-        self.named: set[Claim] = set()
         self.keys: set[bytes] = set()
         self.subtrees: set[bytes] = set()
 
@@ -112,7 +110,6 @@ class FolderUser:
         """Carry out an operation."""
         name, *arguments = operation
         self.wrote, self.replaced, self.deleted = [], [], []
-        self.at_hand, self.named = set(), set()
         self.keys, self.subtrees = set(), set()
         work: Callable[..., None] = getattr(self, "do_" + name)
         with self.disk.undisturbed():
@@ -122,7 +119,6 @@ class FolderUser:
             wrote=tuple(self.wrote),
             replaced=tuple(one for one in self.replaced if one not in kept),
             deleted=tuple(one for one in self.deleted if one not in kept),
-            named=frozenset(self.named - self.at_hand),
             dirty=Dirty(keys=frozenset(self.keys), subtrees=frozenset(self.subtrees)),
         )
 
@@ -149,16 +145,8 @@ class FolderUser:
         value = value_of(inode) if inode is not None else None
         if value is None:
             return
-        claims.append(Claim(value, key))
-        if claims is self.wrote:
-            return
-        self.at_hand.add(Claim(value, key))
-        for name in names_of_value(key)[1:]:
-            # What lost may have won since, and is there beside its copy.
-            here = self.at(name)
-            if here is None or value_of(here) != value:
-                claims.append(Claim(value, name))
-                self.named.add(Claim(value, name))
+        names = [key] if claims is self.wrote else names_of_value(key)
+        claims += [Claim(value, name) for name in names]
 
     def make_room(self, key: bytes, *, force: bool, directory: bool = False) -> bool:
         """See that a thing can be put under a key; return whether it can.

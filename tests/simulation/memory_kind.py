@@ -218,8 +218,6 @@ class User:
         self.wrote: list[Claim] = []
         self.replaced: list[Claim] = []
         self.deleted: list[Claim] = []
-        self.at_hand: set[Claim] = set()
-        self.named: set[Claim] = set()
         self.touched: set[bytes] = set()
 
     def deed(self) -> Deed:
@@ -228,7 +226,6 @@ class User:
             wrote=tuple(self.wrote),
             replaced=tuple(self.replaced),
             deleted=tuple(self.deleted),
-            named=frozenset(self.named - self.at_hand),
             dirty=Dirty(keys=frozenset(self.touched)),
         )
 
@@ -236,14 +233,7 @@ class User:
         """Note that what is under a name goes."""
         node = self.nodes.get(name)
         if node is not None and node.kind is ItemKind.FILE:
-            into.append(Claim(node.content, name))
-            self.at_hand.add(Claim(node.content, name))
-            for earlier in named_before(name)[1:]:
-                # What lost may have won since, and is there beside its copy.
-                here = self.nodes.get(earlier)
-                if here is None or here.content != node.content:
-                    into.append(Claim(node.content, earlier))
-                    self.named.add(Claim(node.content, earlier))
+            into += [Claim(node.content, earlier) for earlier in named_before(name)]
 
     def put(self, name: bytes, node: Node) -> None:
         """Write a file or directory, with the directories above it."""

@@ -128,13 +128,12 @@ class Oracle:
         Who takes a copy away takes away what lost under the name itself, too. Not so where somebody had written into the copy:
         what is there then never was under that name, unless somebody puts it there by himself.
         """
-        named = {
+        return {
             Claim(claim.value, name)
             for claim in (*deed.replaced, *deed.deleted)
-            if claim not in deed.named and self.written[claim]
+            if claim.name in deed.dirty.keys and self.written[claim]
             for name in named_before(claim.name)[1:]
         }
-        return named & deed.named
 
     def note_last_copies(self, deed: Deed, machines: Iterable[Machine]) -> None:
         """Take note of what a user took away on a device that only receives, and was nowhere else any more.
