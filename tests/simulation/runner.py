@@ -152,7 +152,9 @@ def explain(options: argparse.Namespace, results: Sequence[Result]) -> None:
         small, violation = shrink(plan, result.violation, run_plan, seconds=SHRINK_S)
         name = result.violation.replace(" ", "-")
         path = options.out / f"{options.kind}-{result.seed}-{name}.plan"
-        note = "".join(f"# {line}\n" for line in str(violation or result.detail).splitlines())
+        # Plans are kept in the repository: where the code lay that crashed is no part of one, and replaying it tells.
+        found = result.violation if result.violation.startswith("crash") else str(violation or result.detail)
+        note = "".join(f"# {line}\n" for line in found.splitlines())
         path.write_text(f"# seed {result.seed} of {','.join(faults)}\n{note}{small.text()}", "utf-8")
         say(f"\n{path.read_text('utf-8')}\nreplay: python -m tests.simulation --replay {path}")
 
