@@ -157,9 +157,9 @@ def query(path: Path, question: str) -> list[tuple[Any, ...]]:
         return connection.execute(question).fetchall()
 
 
-def opened(path: Path) -> apsw.Connection:
-    """Open a database as an app does, each statement a transaction of its own."""
-    connection = apsw.Connection(str(path))
+def opened(path: Path, vfs: str | None = None) -> apsw.Connection:
+    """Open a database as an app does, each statement a transaction of its own, and waiting for whoever holds it."""
+    connection = apsw.Connection(str(path), vfs=vfs)
     connection.set_busy_timeout(int(WAIT_S * 1000))
     return connection
 

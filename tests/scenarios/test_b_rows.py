@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import apsw
 import pytest
 from daemons import Lab, connect
-from tables import Tables, cells, dump
+from tables import Tables, cells, dump, opened
 
 PEOPLE = "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, phone TEXT)"
 ANN = "INSERT INTO people VALUES (1, 'Ann', '1')"
@@ -60,9 +62,8 @@ async def test_b3_with_clocks_an_hour_apart_all_agree(lab: Lab, hours: int) -> N
     vfs = HourOff(hours)
 
     def write(statement: str) -> None:
-        connection = apsw.Connection(str(book.file(1)), vfs=f"off by {hours}")
-        connection.execute(statement)
-        connection.close()
+        with closing(opened(book.file(1), vfs=f"off by {hours}")) as connection:
+            connection.execute(statement)
 
     await book.begin_with(PEOPLE, ANN)
     # Both say so, each of the other.
