@@ -73,6 +73,8 @@ class FolderUser:
         self.wrote: list[Claim] = []
         self.replaced: list[Claim] = []
         self.deleted: list[Claim] = []
+        self.at_hand: set[Claim] = set()
+        self.named: set[Claim] = set()
         self.keys: set[bytes] = set()
         self.subtrees: set[bytes] = set()
 
@@ -102,6 +104,11 @@ class FolderUser:
             inode = self.disk.entry(inode, name)
         return inode
 
+    def value(self, key: bytes) -> bytes | None:
+        """Return the value of the file or symlink that has a key."""
+        inode = self.at(key)
+        return value_of(inode) if inode is not None else None
+
     def path(self, key: bytes) -> bytes:
         return self.root + b"/" + key
 
@@ -110,15 +117,20 @@ class FolderUser:
         """Carry out an operation."""
         name, *arguments = operation
         self.wrote, self.replaced, self.deleted = [], [], []
+        self.at_hand, self.named = set(), set()
         self.keys, self.subtrees = set(), set()
         work: Callable[..., None] = getattr(self, "do_" + name)
         with self.disk.undisturbed():
             work(*arguments)
         kept = set(self.wrote)
+        named = frozenset(self.named - self.at_hand)
+        deleted = [one for one in self.deleted if one not in kept]
+        still = {one for one in deleted if one in named and self.value(one.name) == one.value}
         return Deed(
             wrote=tuple(self.wrote),
-            replaced=tuple(one for one in self.replaced if one not in kept),
-            deleted=tuple(one for one in self.deleted if one not in kept),
+            replaced=(*(one for one in self.replaced if one not in kept), *still),
+            deleted=tuple(one for one in deleted if one not in still),
+            named=named,
             dirty=Dirty(keys=frozenset(self.keys), subtrees=frozenset(self.subtrees)),
         )
 
@@ -145,8 +157,13 @@ class FolderUser:
         value = value_of(inode) if inode is not None else None
         if value is None:
             return
-        names = [key] if claims is self.wrote else names_of_value(key)
-        claims += [Claim(value, name) for name in names]
+        claims.append(Claim(value, key))
+        if claims is self.wrote:
+            return
+        self.at_hand.add(Claim(value, key))
+        for name in names_of_value(key)[1:]:
+            claims.append(Claim(value, name))
+            self.named.add(Claim(value, name))
 
     def make_room(self, key: bytes, *, force: bool, directory: bool = False) -> bool:
         """See that a thing can be put under a key; return whether it can.

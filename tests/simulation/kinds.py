@@ -120,6 +120,12 @@ class Deed:
     deleted: tuple[Claim, ...] = ()
     """What was there, and the user took it away. Moving something away deletes it where it was, and writes it
     where it is then."""
+    named: frozenset[Claim] = frozenset()
+    """Of these, what was not there itself: whoever takes a conflict copy away takes away what lost under the name itself.
+
+    What lost may be there beside its copy still, or again: it is not deleted then, but who took the copy
+    away has said that he does not want it.
+    """
     dirty: Dirty = field(default_factory=Dirty)
     """The hints that a watch would give."""
 

@@ -218,22 +218,36 @@ class User:
         self.wrote: list[Claim] = []
         self.replaced: list[Claim] = []
         self.deleted: list[Claim] = []
+        self.at_hand: set[Claim] = set()
+        self.named: set[Claim] = set()
         self.touched: set[bytes] = set()
 
     def deed(self) -> Deed:
         """Return what came of it."""
+        named = frozenset(self.named - self.at_hand)
+        still = [one for one in self.deleted if one in named and self.has(one)]
         return Deed(
             wrote=tuple(self.wrote),
-            replaced=tuple(self.replaced),
-            deleted=tuple(self.deleted),
+            replaced=(*self.replaced, *still),
+            deleted=tuple(one for one in self.deleted if one not in still),
+            named=named,
             dirty=Dirty(keys=frozenset(self.touched)),
         )
+
+    def has(self, claim: Claim) -> bool:
+        """Return whether a value is under its name."""
+        node = self.nodes.get(claim.name)
+        return node is not None and node.content == claim.value
 
     def takes(self, name: bytes, into: list[Claim]) -> None:
         """Note that what is under a name goes."""
         node = self.nodes.get(name)
         if node is not None and node.kind is ItemKind.FILE:
-            into += [Claim(node.content, earlier) for earlier in named_before(name)]
+            into.append(Claim(node.content, name))
+            self.at_hand.add(Claim(node.content, name))
+            for earlier in named_before(name)[1:]:
+                into.append(Claim(node.content, earlier))
+                self.named.add(Claim(node.content, earlier))
 
     def put(self, name: bytes, node: Node) -> None:
         """Write a file or directory, with the directories above it."""

@@ -65,6 +65,9 @@ class Oracle:
     forgetful: bool = False
     """Whether tombstones were forgotten: what is in the place of a thing then, and was written later, does not tell whether
     that thing was deleted, or lost a conflict and is kept by who has its bytes."""
+    reborn: set[int] = field(default_factory=set)
+    """Machines that go on as another actor: they have given up what they knew of the former one's writes, and what was
+    deleted of these and forgotten is new to them where somebody has it still."""
     restored: set[int] = field(default_factory=set)
     """Machines that were set back, whether they were told so or not."""
     forgiven: set[Claim] = field(default_factory=set)
@@ -128,12 +131,13 @@ class Oracle:
         Who takes a copy away takes away what lost under the name itself, too. Not so where somebody had written into the copy:
         what is there then never was under that name, unless somebody puts it there by himself.
         """
-        return {
+        named = {
             Claim(claim.value, name)
             for claim in (*deed.replaced, *deed.deleted)
-            if claim.name in deed.dirty.keys and self.written[claim]
+            if claim not in deed.named and self.written[claim]
             for name in named_before(claim.name)[1:]
         }
+        return named & deed.named
 
     def note_last_copies(self, deed: Deed, machines: Iterable[Machine]) -> None:
         """Take note of what a user took away on a device that only receives, and was nowhere else any more.
@@ -232,6 +236,7 @@ class Oracle:
         if machine.number in self.twins:
             self.set_back -= self.twins
         self.set_back.discard(machine.number)
+        self.reborn.add(machine.number)
         self.forgive(claims)
         self.forgive(
             [c for c, number in self.deleted.items() if c.name in unseen and number == machine.number]
@@ -311,7 +316,10 @@ class Oracle:
         lost = sorted(claim for claim in self.claims.keys() - own if claim.value not in values)
         if lost:
             raise Violation("lost", f"{where}: {lost}")
-        may_be_back = self.forgiven | process.machine.revived | (self.renewed if self.forgetful else set())
+        may_be_back = self.forgiven | process.machine.revived
+        if self.forgetful:
+            may_be_back |= self.renewed
+            may_be_back |= {c for c in self.deleted if self.writers.get(c.name, set()) & self.reborn}
         back = sorted(c for c in self.deleted.keys() - may_be_back if c in there and self.written[c] == 1)
         if back:
             raise Violation("back", f"{where}: {back}")

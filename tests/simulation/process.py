@@ -47,6 +47,8 @@ class Process:
         self.troubles: list[str] = []
         """Why sessions failed."""
         self.on_stamped_again: Callable[[set[Claim], set[bytes]], None] = lambda claims, unseen: None
+        self.actor = self.device.store.actor()
+        """Whom it was last told to write as."""
         self.scanned = False
         """Whether it has looked at all that is there."""
         self.given_up: list[bytes] = []
@@ -75,6 +77,7 @@ class Process:
         except* Killed:
             pass
         finally:
+            self.tell_if_another_actor()  # killed right after the commit, it could not say so itself
             self.unsettled = self.device.unsettled()
             self.device.close()
             self.gone.set()
@@ -136,13 +139,17 @@ class Process:
     async def tell_of_another_actor(self) -> None:
         """Tell what was stamped again, whenever the replica has gone on as another actor."""
         replica = self.device.replica
-        epoch = replica.epoch
         while True:
             changed = replica.signal.event
-            if replica.epoch != epoch:
-                epoch = replica.epoch
-                self.on_stamped_again(self.device.own(), self.device.unseen())
+            self.tell_if_another_actor()
             await changed.wait()
+
+    def tell_if_another_actor(self) -> None:
+        """Tell what was stamped again if the state has another actor than it had."""
+        actor = self.device.store.actor()
+        if actor != self.actor:
+            self.actor = actor
+            self.on_stamped_again(self.device.own(), self.device.unseen())
 
     async def give_up(self) -> None:
         """Give up contents that nobody has."""

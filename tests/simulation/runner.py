@@ -144,6 +144,7 @@ def explain(options: argparse.Namespace, results: Sequence[Result]) -> None:
     """Cut the first finding of each sort down and write it to a file."""
     faults = chosen_faults(options.faults)
     seen: set[str] = set()
+    options.out.mkdir(parents=True, exist_ok=True)
     for result in sorted(results, key=lambda one: one.seed):
         if result.violation in seen or len(seen) >= 3:
             continue
