@@ -9,7 +9,7 @@ waits until the edit is captured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import Stored
@@ -20,6 +20,7 @@ from p2psyncd.sources.database.resolve import (
     Claim,
     Constraints,
     Row,
+    Uniqueness,
     Wholes,
     birth_order,
     born_with,
@@ -46,6 +47,8 @@ from p2psyncd.sources.database.show import (
 from p2psyncd.sources.database.values import Cell, Ref, Value, row_hash, same_cell
 
 __all__ = ["Planner"]
+
+ROUNDS_MAX = 100
 
 
 class Planner:
@@ -91,15 +94,7 @@ class Planner:
             if key not in self.rows and self.constraints.table_of(unpack_key(key)) is not None:
                 self.take(key, None, None)
                 self.rows[key].has_gone = True
-        size = -1
-        while size != len(self.rows):
-            size = len(self.rows)
-            self.held_claims.clear()
-            for held, holder in decide_claims(self.rows, self.constraints, self.resolved):
-                self.wholes.unite(held, holder)
-            self.decide_numbers()
-            for row in list(self.rows.values()):
-                self.grow(row)
+        self.decide()
         plain = not self.places and not any(
             row.held or (row.number is not None and row.number != row.born) for row in self.rows.values()
         )
@@ -185,12 +180,42 @@ class Planner:
 
     # Deciding
 
+    def decide(self) -> None:
+        """Decide what is shown, and with which number, and take in whatever that touches, until nothing more comes of it.
+
+        Which values are wanted depends on the numbers of parents, and these on which parents are held: a round for
+        each step from parents to children. Where rows refer to each other in a circle it need not come to rest.
+        """
+        numbers: dict[bytes, Place] = {}
+        rounds = ROUNDS_MAX
+        while True:
+            size = len(self.rows)
+            self.held_claims.clear()
+            for held, holder in decide_claims(self.rows, self.constraints, self.number_then):
+                self.wholes.unite(held, holder)
+            self.decide_numbers()
+            for row in list(self.rows.values()):
+                self.grow(row)
+            before, numbers = numbers, self.new_numbers()
+            if size == len(self.rows):
+                if numbers == before or not rounds:
+                    return
+                rounds -= 1
+
     def resolved(self, key: bytes) -> bytes:
         """Return which row a key means: the one that it is held for, or itself."""
         row = self.rows.get(key)
         if row is not None:
             return row.winner if row.held and row.winner else key
         return self.places.held.get(key) or key
+
+    def new_numbers(self) -> dict[bytes, Place]:
+        """Return the numbers of the rows that have not the one that they were born with."""
+        return {
+            key: row.number
+            for key, row in self.rows.items()
+            if row.number is not None and row.number != row.born
+        }
 
     def decide_numbers(self) -> None:
         """Give numbers to the rows of tables with births."""
@@ -294,16 +319,27 @@ class Planner:
         found = self.held_claims[table] = {}
         for other in self.waiting[table]:
             if other.key not in self.rows:
-                for claim in claims_of(other, self.constraints, self.resolved):
+                for claim in claims_of(other, self.constraints, self.number_then):
                     found.setdefault(claim, []).append(other.key)
         return found
 
     def grow_claim(self, row: Row, claim: Claim) -> None:
         """Take in the row that has a UNIQUE value now."""
         unique = self.constraints.unique[row.table.name][claim[1]]
-        values = unique.values(row.cells, lambda column, cell: self.shown_now(row.table.name, column, cell))
-        if values is None:
-            return
+        table = row.table.name
+        now = then = unique.values(
+            row.cells, lambda name, cell: self.shown(table, name, cell, self.number_now)
+        )
+        if table in self.constraints.referring:
+            then = unique.values(
+                row.cells, lambda name, cell: self.shown(table, name, cell, self.number_then)
+            )
+        for values in dict.fromkeys((now, then)):
+            if values is not None:
+                self.grow_values(row, unique, values)
+
+    def grow_values(self, row: Row, unique: Uniqueness, values: Place) -> None:
+        """Take in the row that is shown with values of a constraint."""
         if unique.odd is not None:
             found = self.file.find_odd(row.table, unique.odd, values)
         elif row.values is not None and all(
@@ -322,18 +358,22 @@ class Planner:
             else:
                 self.add(owner, row)
 
-    def shown_now(self, table: str, column: str, cell: Cell) -> Value:
-        """Return what a cell is shown as while references are as they are now, but mean what they will mean."""
+    def shown(self, table: str, column: str, cell: Cell, number: Callable[[bytes], Value]) -> Value:
+        """Return what a cell is shown as."""
         root = self.constraints.roots.get((table, column))
         parent = parent_of(root, cell) if root is not None else None
-        return as_value(cell) if parent is None else self.places.number(self.resolved(parent))
+        return as_value(cell) if parent is None else number(parent)
+
+    def number_now(self, key: bytes) -> Value:
+        """Return the number that a row has now, but of the row that is meant then."""
+        return self.places.number(self.resolved(key))
 
     def number_then(self, key: bytes) -> Value:
         """Return the number under which a row will be shown, or the row that it is held for."""
         key = self.resolved(key)
         row = self.rows.get(key)
         if row is not None:
-            return (row.number or born_with(row))[0]
+            return (row.number or (self.places.moved.get(key) if row.to_show else None) or born_with(row))[0]
         return (self.places.moved.get(key) or natural(unpack_key(key)))[0]
 
     def means_another(self, row: Row) -> bool:

@@ -25,7 +25,6 @@ from p2psyncd.core.storage import Stored
 from p2psyncd.sources.database.fitting import Fitting
 from p2psyncd.sources.database.indexes import OddUnique
 from p2psyncd.sources.database.keys import RowKey, collate, fresh_pk, pack_key
-from p2psyncd.sources.database.names import quoted
 from p2psyncd.sources.database.row import RowState, Stamp
 from p2psyncd.sources.database.rows import affinities, keeps_type
 from p2psyncd.sources.database.schema import Schema, Table
@@ -247,13 +246,6 @@ class Constraints:
             Uniqueness(scratch.stored(table, one.columns), one.collations, one, scratch) for one in odd
         ]
 
-    def column_of(self, unique: Uniqueness, place: int) -> str:
-        """Return the column that a part of a constraint is; empty if it is an expression."""
-        if unique.odd is None:
-            return unique.columns[place]
-        term = unique.odd.terms[place]
-        return next((column for column in unique.columns if term in {column, quoted(column)}), "")
-
     def order(self, row: Row) -> tuple[Stamp, bytes]:
         """Return a row's place in the order in which UNIQUE values are given out."""
         state = row.state
@@ -284,21 +276,29 @@ def with_new_parents(rows: Mapping[bytes, Row], constraints: Constraints) -> Ite
                     yield row.key, parent.key
 
 
-def claims_of(row: Row, constraints: Constraints, resolved: Callable[[bytes], bytes]) -> list[Claim]:
-    """Return the UNIQUE values that a row wants; a constraint with a NULL, or a missing value, holds nothing."""
-    table, cells = row.table.name, row.cells
+def claims_of(row: Row, constraints: Constraints, number: Callable[[bytes], Value]) -> list[Claim]:
+    """Return the UNIQUE values that a row wants; a constraint with a NULL, or a missing value, holds nothing.
+
+    A reference is what it will be shown as, whichever row it means: SQLite compares what is shown, and of a parent that
+    is not here a child knows only the number.
+
+    Args:
+        row: The row.
+        constraints: The schema's.
+        number: Returns the number under which a row, or the one that it is held for, will be shown.
+    """
+    table = row.table.name
+
+    def shown(column: str, cell: Cell) -> Value:
+        root = constraints.roots.get((table, column))
+        parent = parent_of(root, cell) if root is not None else None
+        return as_value(cell) if parent is None else number(parent)
+
     found: list[Claim] = []
-    for number, unique in enumerate(constraints.unique[table]):
-        values = unique.values(cells, lambda _, cell: as_value(cell))
-        if values is None:
-            continue
-        tokens: list[Token] = []
-        for place, (value, collation) in enumerate(zip(values, unique.collations, strict=True)):
-            column = constraints.column_of(unique, place)
-            root = constraints.roots.get((table, column))
-            parent = parent_of(root, cells[column]) if root is not None else None
-            tokens.append((resolved(parent),) if parent is not None else token(value, collation))
-        found.append((table, number, tuple(tokens)))
+    for which, unique in enumerate(constraints.unique[table]):
+        values = unique.values(row.cells, shown)
+        if values is not None:
+            found.append((table, which, tuple(map(token, values, unique.collations))))
     return found
 
 
@@ -314,14 +314,14 @@ def token(value: Value, collation: str) -> Token:
 
 
 def decide_claims(
-    rows: Mapping[bytes, Row], constraints: Constraints, resolved: Callable[[bytes], bytes]
+    rows: Mapping[bytes, Row], constraints: Constraints, number: Callable[[bytes], Value]
 ) -> list[tuple[bytes, bytes]]:
     """Set `held`, `winner` and `claims` of all rows; return which rows met (held, winner).
 
     Args:
         rows: By key.
         constraints: The schema's.
-        resolved: Returns which row a key means now: the one that it is held for, or itself.
+        number: As `claims_of` asks it.
     """
     groups: dict[int, list[Row]] = {}
     for row in rows.values():
@@ -336,7 +336,7 @@ def decide_claims(
     met: list[tuple[bytes, bytes]] = []
     for _, group in sorted(groups.items()):
         for row in in_turn(group, constraints):
-            row.claims = claims_of(row, constraints, resolved)
+            row.claims = claims_of(row, constraints, number)
             holders = [taken[claim] for claim in row.claims if claim in taken]
             if holders:
                 row.held, row.winner = True, holders[0]

@@ -22,7 +22,8 @@ from p2psyncd.sources.database.keys import pack_key, unpack_key
 from p2psyncd.sources.database.resolve import Constraints, Row, decide_claims, decide_numbers
 from p2psyncd.sources.database.row import RowState, Stamp
 from p2psyncd.sources.database.schema import Table, read_schema
-from p2psyncd.sources.database.values import Cell
+from p2psyncd.sources.database.show import natural
+from p2psyncd.sources.database.values import Cell, Value
 
 SCHEMA = """
 CREATE TABLE person(id INTEGER PRIMARY KEY, mail TEXT UNIQUE COLLATE NOCASE, nick TEXT UNIQUE, boss INTEGER
@@ -147,7 +148,11 @@ def tags() -> Constraints:
 def held(constraints: Constraints, rows: Sequence[Row]) -> dict[bytes, bytes]:
     """Decide about some rows; return which are held, and for which."""
     by_key = {one.key: one for one in rows}
-    decide_claims(by_key, constraints, lambda key: by_key[key].winner or key if key in by_key else key)
+
+    def number(key: bytes) -> Value:
+        return natural(unpack_key(by_key[key].winner or key if key in by_key else key))[0]
+
+    decide_claims(by_key, constraints, number)
     return {one.key: one.winner for one in rows if one.held}
 
 
