@@ -34,6 +34,7 @@ __all__ = [
     "branch_hash",
     "build",
     "directory_hash",
+    "directory_of",
     "entry_hash",
     "key_hash",
     "leaf_hash",
@@ -100,7 +101,12 @@ def directory_hash(secret: bytes, directory: bytes) -> bytes:
     return blake3(directory, key=secret).digest(length=DIRECTORY_HASH_BYTES)
 
 
-def key_hash(secret: bytes, key: bytes) -> bytes:
+def directory_of(key: bytes) -> bytes:
+    """Return what stands before the last slash of a key."""
+    return key.rpartition(b"/")[0]
+
+
+def key_hash(secret: bytes, key: bytes, directory: Callable[[bytes], bytes] = directory_of) -> bytes:
     """Return the 16 bytes that place a key in the trie.
 
     One directory shares a subtree, which makes clustered differences about ten times cheaper to
@@ -108,9 +114,10 @@ def key_hash(secret: bytes, key: bytes) -> bytes:
 
     Args:
         secret: 32 bytes, the same on all devices of the share.
-        key: The item's key; its directory is what stands before the last slash.
+        key: The item's key.
+        directory: Returns a key's directory: what has one is likely to be written together.
     """
-    return directory_hash(secret, key.rpartition(b"/")[0]) + blake3(key, key=secret).digest(
+    return directory_hash(secret, directory(key)) + blake3(key, key=secret).digest(
         length=KEY_HASH_BYTES - DIRECTORY_HASH_BYTES
     )
 

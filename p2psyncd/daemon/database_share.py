@@ -23,7 +23,7 @@ from p2psyncd.errors import BadRequest, DatabaseFault, DatabaseUnavailable, Shar
 from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.file import DatabaseFile, check_new_database
 from p2psyncd.sources.database.hints import uninstall
-from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, bucket_of, is_acceptable
 from p2psyncd.sources.database.placing import clear, has_rows, make_database, put_aside
 from p2psyncd.sources.database.row import has_losers, is_sound
 from p2psyncd.sources.database.schema import read_schema
@@ -59,6 +59,10 @@ class DatabaseKind:
     def is_conflict(self, item: Item) -> bool:
         """Return whether a row keeps what lost a conflict; that schemas differ is none: apps migrate their own."""
         return has_losers(item.meta) and not item.key.startswith(SCHEMA_KEYS)
+
+    def directory(self, key: bytes) -> bytes:
+        """Return the part of its table that a row belongs to."""
+        return bucket_of(key)
 
     def check_new(self, path: Path) -> Path:
         """Return the real path of a database that can be shared."""

@@ -13,6 +13,7 @@ from p2psyncd.core.clock import Clock
 from p2psyncd.core.guard import has_room
 from p2psyncd.core.item import Item
 from p2psyncd.core.storage import ShareStorage
+from p2psyncd.core.trie import directory_of
 from p2psyncd.daemon.folder_desk import FolderDesk
 from p2psyncd.daemon.kinds import COUNTERS, PROPAGATE, WITHOUT, Choice, Opened
 from p2psyncd.daemon.share import FILESYSTEM
@@ -43,6 +44,10 @@ class FolderKind:
     def is_conflict(self, item: Item) -> bool:
         """Return whether an item is a conflict copy."""
         return is_conflict_copy(item)
+
+    def directory(self, key: bytes) -> bytes:
+        """Return the directory that a file lies in."""
+        return directory_of(key)
 
     def check_new(self, path: Path) -> Path:
         """Return the real path of a folder that can be shared."""

@@ -50,6 +50,10 @@ class SourceKind(Protocol):
         """Return whether an item is a conflict copy, or holds what lost a conflict; pure."""
         ...
 
+    def directory(self, key: bytes) -> bytes:
+        """Return what keys have in common that are likely to be written together; see `core.trie.key_hash`."""
+        ...
+
     def check_new(self, path: Path) -> Path:
         """Return the real path of what is to be shared.
 

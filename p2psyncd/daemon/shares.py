@@ -211,6 +211,7 @@ class Shares:
             mint_actor=lambda: ActorId(self.entropy(8)),
             is_conflict=kind.is_conflict,
             received_us=self.clock.now_us,
+            directory=kind.directory,
         )
         undo.callback(store.close)
         catalogue = store.reader()

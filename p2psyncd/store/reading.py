@@ -3,7 +3,7 @@
 # ruff: noqa: S608 - what is put into the SQL are constants of this package and question marks.
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from p2psyncd.core.ids import ActorId, DeviceId
@@ -16,6 +16,7 @@ from p2psyncd.core.trie import (
     KEY_HASH_BYTES,
     bounds,
     directory_hash,
+    directory_of,
     entry_hash,
     key_hash,
     root_of,
@@ -42,9 +43,12 @@ SLASH, ABOVE_SLASH = b"/", b"0"
 class ShareReader:
     """A view of one share's file; see `core.storage.ShareStorage` for what each method promises."""
 
-    def __init__(self, database: Database, secret: bytes) -> None:
+    def __init__(
+        self, database: Database, secret: bytes, *, directory: Callable[[bytes], bytes] = directory_of
+    ) -> None:
         self.database = database
         self.secret = secret
+        self.directory = directory
         self.actors = Actors(database)
         self.nodes = Nodes(database)
 
@@ -340,7 +344,9 @@ class ShareReader:
         """Return the root computed from the items alone: differs from `root` only after bit rot."""
         with self.snapshot():
             return root_of(
-                key_hash(self.secret, item.key) + entry_hash(item) for item in self.all_items() if item.live
+                key_hash(self.secret, item.key, self.directory) + entry_hash(item)
+                for item in self.all_items()
+                if item.live
             )
 
     def snapshot(self) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.knowledge import Knowledge, includes
 from p2psyncd.core.merkle import Entry
 from p2psyncd.core.storage import NOTHING, Pending, Stored, Totals
-from p2psyncd.core.trie import entry_hash, key_hash, refresh
+from p2psyncd.core.trie import directory_of, entry_hash, key_hash, refresh
 from p2psyncd.core.version import Dot, pack_vector, unpack_vector
 from p2psyncd.errors import StateCorrupt
 from p2psyncd.store.counts import COUNTS, Counts
@@ -50,8 +50,9 @@ class ShareStore(ShareReader):
         *,
         is_conflict: Callable[[Item], bool],
         received_us: Callable[[], int],
+        directory: Callable[[bytes], bytes] = directory_of,
     ) -> None:
-        super().__init__(database, secret)
+        super().__init__(database, secret, directory=directory)
         self.is_conflict = is_conflict
         self.received_us = received_us
         self.refs = Refs(database)
@@ -71,6 +72,7 @@ class ShareStore(ShareReader):
         mint_actor: Callable[[], ActorId],
         is_conflict: Callable[[Item], bool],
         received_us: Callable[[], int],
+        directory: Callable[[bytes], bytes] = directory_of,
     ) -> ShareStore:
         """Open a share's file, making it if there is none.
 
@@ -81,6 +83,7 @@ class ShareStore(ShareReader):
             mint_actor: Gives a new actor (8 random bytes) where the file has none.
             is_conflict: Whether an item is a conflict copy, or holds what lost a conflict; pure.
             received_us: The wall clock, microseconds since 1970.
+            directory: As `core.trie.key_hash` asks it; the same on all devices of the share.
 
         Raises:
             StateCorrupt: The file is damaged or another share's; it is named.
@@ -89,7 +92,9 @@ class ShareStore(ShareReader):
         """
         database = Database.open(path, kind="share")
         try:
-            store = cls(database, secret, is_conflict=is_conflict, received_us=received_us)
+            store = cls(
+                database, secret, is_conflict=is_conflict, received_us=received_us, directory=directory
+            )
             store.identify(share_id, mint_actor)
         except BaseException:
             database.close()
@@ -110,7 +115,7 @@ class ShareStore(ShareReader):
 
     def reader(self) -> ShareReader:
         """Return a view for other threads: it sees what is committed, and is closed on its own."""
-        return ShareReader(self.database.reader(), self.secret)
+        return ShareReader(self.database.reader(), self.secret, directory=self.directory)
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
@@ -201,14 +206,14 @@ class ShareStore(ShareReader):
 
     def columns(self, rows: Iterable[tuple[Item, int, int, bytes, str]]) -> list[tuple[object, ...]]:
         """Return rows as `PUT` takes them, and note what they touch. Some 5 µs a row, so it does all in one go."""
-        secret, refs, is_conflict = self.secret, self.refs, self.is_conflict
+        secret, refs, is_conflict, directory = self.secret, self.refs, self.is_conflict, self.directory
         received_us, arrived = self.received_us(), self.last_arrival
         found: list[tuple[object, ...]] = []
         hashes: list[bytes] = []
         for item, pending, disk_kind, disk_state, failed in rows:
             key, kind, (actor, seq) = item.key, item.kind, item.dot
             arrived += 1
-            place = key_hash(secret, key)
+            place = key_hash(secret, key, directory)
             hashes.append(place)
             found.append(
                 (

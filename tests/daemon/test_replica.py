@@ -16,6 +16,7 @@ from p2psyncd.daemon.executor import InlineExecutor
 from p2psyncd.daemon.replica import Replica
 from p2psyncd.main import SystemClock
 from p2psyncd.sources.database.database import DatabaseSource
+from p2psyncd.sources.database.keys import bucket_of
 from p2psyncd.sources.database.row import has_losers
 from p2psyncd.store.share import ShareStore
 
@@ -40,6 +41,7 @@ def new_replica() -> Iterator[NewReplica]:
             secret=bytes(32),
             mint_actor=lambda: ActorId(bytes([number]) * 8),
             is_conflict=lambda item: has_losers(item.meta),
+            directory=bucket_of,
             received_us=clock.now_us,
         )
         stores.append(store)

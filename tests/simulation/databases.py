@@ -23,7 +23,7 @@ from stores import SimulatedStore
 from p2psyncd.core.item import Draft, Item, Kind
 from p2psyncd.core.storage import Stored
 from p2psyncd.sources.database.database import DatabaseSource
-from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable, unpack_key
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, bucket_of, is_acceptable, unpack_key
 from p2psyncd.sources.database.row import has_losers, is_sound, pack, state_of, unpack
 from p2psyncd.sources.database.show import HELD
 from p2psyncd.sources.database.values import Cell, RawText
@@ -43,6 +43,11 @@ class DatabaseStore(SimulatedStore):
     def tells_conflict(item: Item) -> bool:
         """Return whether a row keeps what lost a conflict."""
         return has_losers(item.meta)
+
+    @staticmethod
+    def groups(key: bytes) -> bytes:
+        """Return the part of its table that a row belongs to."""
+        return bucket_of(key)
 
     def set_setting(self, name: str, value: bytes) -> None:
         with self.transaction():

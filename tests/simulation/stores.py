@@ -17,6 +17,7 @@ from kinds import SECRET, SHARE, Hazard
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Item
 from p2psyncd.core.merkle import key_hash
+from p2psyncd.core.trie import directory_of
 from p2psyncd.sources.folder.conflicts import is_conflict_copy
 from p2psyncd.store.counts import COUNTS, Counts
 from p2psyncd.store.database import MEMORY, Database, connect
@@ -61,6 +62,8 @@ class SimulatedStore(ShareStore):
     disk: StateDisk
     tells_conflict: ClassVar[Callable[[Item], bool]] = staticmethod(is_conflict_copy)
     """Returns whether an item is, or holds, what lost a conflict."""
+    groups: ClassVar[Callable[[bytes], bytes]] = staticmethod(directory_of)
+    """See `core.trie.key_hash`."""
 
     @classmethod
     def on(
@@ -76,7 +79,13 @@ class SimulatedStore(ShareStore):
             connection.deserialize("main", disk.newest)
         database = Database(connection, MEMORY, shared=False)
         database.migrate("share")
-        store = cls(database, SECRET, is_conflict=cls.tells_conflict, received_us=received_us)
+        store = cls(
+            database,
+            SECRET,
+            is_conflict=cls.tells_conflict,
+            received_us=received_us,
+            directory=cls.groups,
+        )
         store.disk, store.hazard = disk, hazard
         store.identify(SHARE, mint_actor)
         return store
@@ -108,6 +117,6 @@ class SimulatedStore(ShareStore):
         with super().transaction(durable=True):
             self.database.run("DELETE FROM bases WHERE key = ?", (key,))
             self.database.run("DELETE FROM items WHERE key = ?", (key,))
-            self.dirty.add(key_hash(SECRET, key))
+            self.dirty.add(key_hash(SECRET, key, self.directory))
             self.counts = Counts.of(self.database.row(COUNTS))
         self.disk.committed(self.image(), durable=True)

@@ -40,6 +40,7 @@ __all__ = [
     "NAME_BYTES_MAX",
     "SCHEMA_TABLE",
     "RowKey",
+    "bucket_of",
     "collate",
     "fresh_pk",
     "identities",
@@ -253,6 +254,12 @@ def is_acceptable(key: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def bucket_of(key: bytes) -> bytes:
+    """Return the table and bucket of a key: rows that were written one after the other have one."""
+    table, _, rest = key.partition(b"/")
+    return table + b"/" + rest.partition(b"/")[0]
 
 
 def identities(table: str, pk: int) -> bytes:

@@ -13,6 +13,7 @@ from p2psyncd.core.item import Item
 from p2psyncd.core.storage import Pending
 from p2psyncd.daemon.ledger import Ledger
 from p2psyncd.sources.database.database import DatabaseSource
+from p2psyncd.sources.database.keys import bucket_of
 from p2psyncd.sources.database.row import has_losers
 from p2psyncd.sources.source import (
     Applied,
@@ -61,6 +62,7 @@ class Replica:
             secret=bytes(32),
             mint_actor=lambda: ActorId(bytes([number]) * 8),
             is_conflict=lambda item: has_losers(item.meta),
+            directory=bucket_of,
             received_us=clock.now_us,
         )
         self.open()
