@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import IntEnum
 
+from p2psyncd.core.frozen import frozen
 from p2psyncd.core.ids import BASELINE_ACTOR
 from p2psyncd.core.version import EMPTY_VECTOR, Dot, join_vectors, pack_vector, unpack_vector
 
@@ -35,7 +36,7 @@ class Kind(IntEnum):
     ROW = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Draft:
     """A write that has no version yet: what a source captured, or what a merge decided."""
 
@@ -49,7 +50,7 @@ class Draft:
     """Canonical CBOR that only the source reads (folder: mode, mtime, target; row: cells)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Item:
     """One version of one item; see `Draft` for the fields that a write brings."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from p2psyncd.core.frozen import frozen
 from p2psyncd.core.ids import ActorId, DeviceId
 from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import Knowledge
@@ -22,7 +23,7 @@ __all__ = ["NOTHING", "Listed", "Pending", "ShareStorage", "Stored", "Totals"]
 NOTHING: Knowledge = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Stored:
     """An item and what the source noted about the thing on this device that it stands for."""
 
@@ -32,7 +33,7 @@ class Stored:
     the version is known but not applied here (then it is pending), and for tombstones."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Pending:
     """A version that is known but not yet applied on this device."""
 
@@ -43,7 +44,7 @@ class Pending:
     """Why the last try failed, in words for the user; empty if none did."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Listed:
     """What a scan needs to know of one item in a directory."""
 
@@ -198,8 +199,16 @@ class ShareStorage(Protocol):
         """Return the keys of items whose newest version is an actor's: at most so many, in no order."""
         ...
 
-    def log_since(self, arrival: int, *, limit: int) -> tuple[list[Item], int]:
-        """Return items that arrived after `arrival`, oldest first, and the last one's arrival number."""
+    def log_since(
+        self, arrival: int, *, limit: int, without: ActorId | None = None
+    ) -> tuple[list[Item], int]:
+        """Return items that arrived after `arrival`, oldest first, and the arrival number up to which that is all.
+
+        Args:
+            arrival: Where to go on.
+            limit: How many at most.
+            without: An actor whose writes are left out.
+        """
         ...
 
     # Knowledge and actors

@@ -382,12 +382,14 @@ class SessionDriver:
 
     async def push_news(self, nursery: trio.Nursery, *, streamed: bool) -> None:
         """Send what arrived since the last time and say how we stand; the turn is held."""
+        # What the peer wrote itself is no news to it, and much of what arrives comes from it.
+        own = self.session.hello.actor if self.session.hello is not None else None
         while True:
             standing = self.replica.standing
             while self.cursor < standing.arrival:
                 since = self.cursor
                 items, self.cursor = await self.replica.query(
-                    lambda store, since=since: store.log_since(since, limit=ITEMS_PER_DELTA)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                    lambda store, since=since: store.log_since(since, limit=ITEMS_PER_DELTA, without=own)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                 )
                 news = [item for item in items if self.session.is_news(item)]
                 if news:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import trio
 
+from p2psyncd.core.frozen import frozen
 from p2psyncd.core.item import Draft, Item
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.core.version import Dot
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Observation:
     """A local change that a scan found."""
 
@@ -106,7 +107,7 @@ class Merged:
     None where nothing needs keeping (equal content, a delete, a mere change of metadata)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Applied:
     """A pending version is in place; `state` is its fingerprint (empty for a tombstone)."""
 

@@ -281,13 +281,21 @@ class ShareReader:
         )
         return [key for (key,) in rows]
 
-    def log_since(self, arrival: int, *, limit: int) -> tuple[list[Item], int]:
-        """Return items that arrived after `arrival`, oldest first, and the last one's arrival number."""
+    def log_since(
+        self, arrival: int, *, limit: int, without: ActorId | None = None
+    ) -> tuple[list[Item], int]:
+        """Return items that arrived after `arrival`, oldest first, and the arrival number up to which that is all."""
+        refs = self.database.rows("SELECT ref FROM actors WHERE actor = ?", (without,)) if without else []
         rows = self.database.rows(
-            f"SELECT {ITEM}, i.arrived FROM items i WHERE i.arrived > ? ORDER BY i.arrived LIMIT ?",
-            (arrival, limit),
+            f"SELECT {ITEM}, i.arrived FROM items i WHERE i.arrived > ? AND i.actor IS NOT ?"
+            " ORDER BY i.arrived LIMIT ?",
+            (arrival, refs[0][0] if refs else None, limit),
         )
-        return [item_of(row, self.actors) for row in rows], rows[-1][9] if rows else arrival
+        if len(rows) == limit:
+            arrival = rows[-1][9]
+        else:
+            (arrival,) = self.database.row("SELECT max(?, coalesce(max(arrived), 0)) FROM items", (arrival,))
+        return [item_of(row, self.actors) for row in rows], arrival
 
     # Knowledge and actors
     def actor(self) -> ActorId:

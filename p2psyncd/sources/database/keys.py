@@ -219,17 +219,26 @@ def unpack_part(part: bytes) -> Cell:
             return int(part)
 
 
+def match_plain(key: bytes) -> re.Match[bytes] | None:
+    """Return table, bucket, number and birth of a key as most are; None if it is no such key."""
+    plain = PLAIN.fullmatch(key)
+    if plain is not None:
+        number = int(plain[3])
+        if INTEGER_MIN <= number <= INTEGER_MAX and plain[2] == b"%x" % (number >> 8):
+            return plain
+    return None
+
+
 def unpack_key(key: bytes) -> RowKey:
     """Return what a key names.
 
     Raises:
         ValueError: It is not as `pack_key` makes it.
     """
-    plain = PLAIN.fullmatch(key)
+    plain = match_plain(key)
     if plain is not None:
-        number = int(plain[3])
-        if INTEGER_MIN <= number <= INTEGER_MAX and plain[2] == b"%x" % (number >> 8):
-            return RowKey(plain[1].decode(), (number,), bytes.fromhex(plain[4].decode()) if plain[4] else b"")
+        birth = bytes.fromhex(plain[4].decode()) if plain[4] else b""
+        return RowKey(plain[1].decode(), (int(plain[3]),), birth)
     name, _, rest = key.partition(b"/")
     _bucket, _, rest = rest.partition(b"/")
     text, slash, birth_text = rest.partition(b"/")
@@ -250,7 +259,8 @@ def unpack_key(key: bytes) -> RowKey:
 def is_acceptable(key: bytes) -> bool:
     """Return whether a peer's key is one that `pack_key` makes."""
     try:
-        unpack_key(key)
+        if match_plain(key) is None:
+            unpack_key(key)
     except ValueError:
         return False
     return True

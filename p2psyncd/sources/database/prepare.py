@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from p2psyncd.core.storage import Pending
 from p2psyncd.sources.database.keys import RowKey, unpack_key
 from p2psyncd.sources.database.resolve import Constraints
-from p2psyncd.sources.database.row import RowState, state_of
+from p2psyncd.sources.database.row import RowState, stored_state
 from p2psyncd.sources.database.rows import keeps
 from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.show import HELD, Place, as_value
@@ -37,7 +37,7 @@ def prepare(pending: Pending, constraints: Constraints) -> Prepared | Outcome:
     item = pending.item
     try:
         at = unpack_key(item.key)
-        state = state_of(item)
+        state = stored_state(item)
     except ValueError as error:
         return Failed(key=item.key, reason=f"it is no row: {error}")
     table = constraints.table_of(at)

@@ -32,6 +32,7 @@ from p2psyncd.sources.database.rowstate import (
     is_sound,
     pack,
     state_of,
+    stored_state,
     unpack,
     wire_cells,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "revived",
     "stamped_again",
     "state_of",
+    "stored_state",
     "unpack",
 ]
 
