@@ -165,7 +165,6 @@ class Scanner:
     def look_at_rows(self, look: Look) -> Iterator[Finding]:
         """Yield which rows differ."""
         look = replace(look, hints=self.not_yet_recorded(look))
-        self.prefetch(look)
         hinted: dict[tuple[str, Place], Hint] = {}
         for hint in look.hints:
             # A row that is asked for may be hinted at, too, and has one birth: when it was touched.
@@ -178,14 +177,20 @@ class Scanner:
                 continue
             hinted.setdefault((hint.table, hint.pk), hint)
         single = [hint for hint in hinted.values() if hint.table not in look.compare]
-        sightings = self.sightings(single, look)
-        yield from self.failed
-        if look.compare:
-            agreed = len(self.agreed)
-            yield from self.compare(look, hinted)
-            self.unsettled |= len(hinted) - len(single) > len(self.agreed) - agreed
-        for at in range(0, len(sightings), PAGE_ROWS):
-            yield from self.findings(sightings[at : at + PAGE_ROWS], look)
+        # What refers to rows must wait until all of them were looked at, and those that are new have births. Other rows
+        # are on their way while the next ones are looked at.
+        in_pages = not look.compare and not any(self.references[hint.table] for hint in single)
+        size = PAGE_ROWS if in_pages else max(len(single), 1)
+        for at in range(0, max(len(single), 1), size):
+            sightings = self.sightings(single[at : at + size], look)
+            yield from self.failed
+            self.failed.clear()
+            if look.compare:
+                agreed = len(self.agreed)
+                yield from self.compare(look, hinted)
+                self.unsettled |= len(hinted) - len(single) > len(self.agreed) - agreed
+            for start in range(0, len(sightings), PAGE_ROWS):
+                yield from self.findings(sightings[start : start + PAGE_ROWS], look)
         yield from self.look_for_keyless({*look.keyless, *look.compare, *self.keyless})
 
     def look_for_keyless(self, tables: Collection[str]) -> Iterator[ItemError]:
@@ -221,12 +226,11 @@ class Scanner:
         if hint.n > 0:
             self.told[hint.table, hint.pk] = Told(hint.ms, hint.n, key, state)
 
-    def prefetch(self, look: Look) -> None:
-        """Look up at once which items the hinted rows are."""
+    def prefetch(self, hints: Iterable[Hint]) -> None:
+        """Look up at once which items some hinted rows are."""
         places: dict[str, list[Place]] = {}
-        for hint in look.hints:
-            if hint.table in self.schema.tables and hint.table not in look.compare:
-                places.setdefault(hint.table, []).append(hint.pk)
+        for hint in hints:
+            places.setdefault(hint.table, []).append(hint.pk)
         for name, found in places.items():
             self.identities.prefetch(self.schema.tables[name], found)
 
@@ -237,6 +241,7 @@ class Scanner:
         differing: list[Sighting] = []
         if not hints:
             return differing
+        self.prefetch(hints)
         tables = {name: self.schema.tables[name] for name in {hint.table for hint in hints}}
         others = {name for name, table in tables.items() if self.has_other_columns(table, look)}
         served = self.recorded(hints, look.served)
