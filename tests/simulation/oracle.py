@@ -55,7 +55,7 @@ class Oracle:
     """What a user knowingly replaced or deleted at any time, and on which machines."""
     written: Counter[Claim] = field(default_factory=Counter)
     writers: dict[bytes, set[int]] = field(default_factory=dict)
-    """The machines where a name was written or changed."""
+    """The machines where a name was written or changed; ~number: a machine that it was new to, though it had written it."""
     displaced: set[bytes] = field(default_factory=set)
     """Values that a disaster may have put under other names than users had put them: taking one away counts for all."""
     renewed: set[Claim] = field(default_factory=set)
@@ -207,8 +207,11 @@ class Oracle:
             self.rewritten(claim.name, copy)
 
     def rewritten(self, name: bytes, machine: Machine) -> None:
-        """Take note of what a machine has no row of (any more, or not yet again): found there, it is a new write."""
-        self.writers.setdefault(name, set()).add(machine.number)
+        """Take note of what a machine has no row of (any more, or not yet again): found there, it is a new write.
+
+        It has not heard of what it wrote under that name before: that is as good as another's.
+        """
+        self.writers.setdefault(name, set()).update((machine.number, ~machine.number))
 
     def row_lost(self, name: bytes, machine: Machine) -> None:
         """Take note of the loss of the row of what is there, or was taken away, and the device had not looked yet.
