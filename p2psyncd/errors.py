@@ -167,7 +167,7 @@ class FolderMissing(P2psyncError):
 
 
 class NotAFolder(P2psyncError):
-    """This can be neither a folder nor a database share. Give the path of a folder or of an SQLite file."""
+    """It cannot be shared as it is. What can be shared is a folder that this user can read and write, or an SQLite file."""
 
     wire_code = "not_a_folder"
 
@@ -256,8 +256,14 @@ class AlreadyShared(NestedShare):
     wire_code = "already_shared"
 
 
+class HoldsOurState(P2psyncError):
+    """The daemon keeps its key and its state there, which no other device may have. Share a folder beside it, or one inside that does not hold it."""
+
+    wire_code = "holds_our_state"
+
+
 class ShareExists(P2psyncError):
-    """A share of this name exists already. Choose another name with `--name`."""
+    """A share of this name is here already. Remove that one first (`p2psync share remove NAME`; its data stays), or offer the other one under another name (`share add PATH --name N`)."""
 
     wire_code = "share_exists"
 
@@ -290,6 +296,13 @@ class NoSuchConflict(P2psyncError):
     """There is no such conflict here, or it is settled. `p2psync conflict list` shows the open ones."""
 
     wire_code = "no_such_conflict"
+
+
+class SharePaused(P2psyncError):
+    """A paused share is equal to nothing. `p2psync share resume NAME` lets it go on."""
+
+    exit_code = 5
+    wire_code = "paused"
 
 
 class ShareHeld(P2psyncError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -80,6 +81,13 @@ def wait(
         talk(
             f"{escape(one['name'])}: equal on this device and {escape(', '.join(one['peers'])) or 'no peer'}."
         )
+    tell_paused(done["paused"])
+
+
+def tell_paused(names: Sequence[str]) -> None:
+    """Say which shares were left out."""
+    for name in names:
+        talk(f"{escape(name)} is paused on this device, and was not waited for.")
 
 
 def sync(
@@ -105,6 +113,7 @@ def sync(
             f"{escape(one['name'])}: {count(one['items'], 'item')}, {size(one['bytes'])}, equal with {peers}"
         )
     received = f"{count(done['received_items'], 'item')}, {size(done['received_bytes'])}"
+    tell_paused(done["paused"])
     emit(f"received {received}; sent {count(done['sent_items'], 'item')}, {size(done['sent_bytes'])}")
 
 

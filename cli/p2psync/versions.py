@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from p2psync.escape import escape
-from p2psync.render import ago, columns, emit, emit_json, size, talk
+from p2psync.render import ago, columns, count, emit, emit_json, size, talk
 from p2psync.session import Commands, Json, Session, Yes, absolute, confirm
 from p2psyncd.control.messages import Restored, Version
 
@@ -59,14 +59,30 @@ def restore(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Put an earlier version back in place; what is there goes to history. Of a database: one row, as it was."""
+    """Put an earlier version back in place; what is there goes to history.
+
+    Of a folder: the newest version of every file in it that was deleted. Of a database: one row, as it was.
+    """
     full = absolute(path)
-    if os.path.lexists(full):
+    if version is None and Path(full).is_dir():
+        confirm(f"Put all files back that were deleted in {escape(full)} and are kept?", yes=yes)
+    elif os.path.lexists(full):
         which = f"version {escape(version)}" if version else "an earlier version"
-        confirm(f"Replace what is in {escape(full)} with {which}?", yes=yes)
+        confirm(
+            f"Put {which} back in {escape(full)}? It replaces the file, or, of a shared database, one row.",
+            yes=yes,
+        )
     done: Restored = session.client.post("/v1/restore", path=full, version=version)
     if as_json:
         emit_json(done)
+        return
+    if "count" in done:
+        talk(f"{count(done['count'], 'deleted file')} back in {escape(done['path'])}.")
+        return
+    if "item" in done:
+        talk(
+            f"{escape(done['item'])} in {escape(done['path'])} is back as of version {escape(done['version'])}."
+        )
         return
     was = "; what was there is in history" if done["replaced"] else ""
     talk(f"{escape(done['path'])} is back as of version {escape(done['version'])}{was}.")

@@ -266,12 +266,16 @@ class WaitReport(TypedDict):
     """`wait` succeeded."""
 
     shares: list[ShareReport]
+    paused: list[str]
+    """Names of shares that are paused here: nobody waited for them."""
 
 
 class SyncReport(TypedDict):
     """`sync --once` succeeded."""
 
     shares: list[ShareReport]
+    paused: list[str]
+    """As in `WaitReport`."""
     received_items: int
     received_bytes: int
     sent_items: int
@@ -344,6 +348,10 @@ class Restored(TypedDict):
     version: str
     replaced: bool
     """Whether something was at the path; it is in history now."""
+    count: NotRequired[int]
+    """Of a folder: how many files that had been deleted are back."""
+    item: NotRequired[str]
+    """Of a database: the row."""
 
 
 class Difference(TypedDict):

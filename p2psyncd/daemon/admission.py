@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -20,6 +21,7 @@ from p2psyncd.errors import (
     BadRequest,
     DatabaseBusy,
     DatabaseInUse,
+    HoldsOurState,
     KindUnsupported,
     NestedShare,
     NoSuchShare,
@@ -41,8 +43,12 @@ SHARE_ID_BYTES = 16
 class Admission:
     """Changes the table of shares; one change at a time, each to its end."""
 
-    def __init__(self, shares: Shares, *, entropy: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, shares: Shares, *, entropy: Callable[[int], bytes], private: Collection[Path] = ()
+    ) -> None:
+        """Begin; `private`: the folders of the daemon's own, which are never shared."""
         self.shares = shares
+        self.private = private
         self.kinds: Mapping[str, SourceKind] = shares.kinds
         self.clock = shares.clock
         self.executor = shares.executor
@@ -93,12 +99,14 @@ class Admission:
             )
             return await self.admit(record)
 
-        return await self.shares.to_the_end(begin)
+        with refused(path):
+            return await self.shares.to_the_end(begin)
 
     def usable(self, path: Path, kind: str) -> Path:
         """Return the real path of what can be shared; blocks.
 
         Raises:
+            HoldsOurState: It would be what the daemon itself lives on.
             AlreadyShared: It is a share.
             NestedShare: It overlaps another share.
             P2psyncError: It cannot be shared for what it is.
@@ -106,6 +114,10 @@ class Admission:
         one = self.kinds.get(kind)
         if one is None:
             raise KindUnsupported(str(path))
+        private = [folder.resolve() for folder in self.private]
+        real = Path(os.path.realpath(path))
+        if any(real.is_relative_to(folder) for folder in private):  # not even looked at: SQLite has it open
+            raise HoldsOurState(f"{real} is the daemon's own")
         root = one.check_new(path)
         known = [share.record for share in self.shares.running.values()]
         known += [record for record, _ in self.shares.broken.values()]
@@ -114,6 +126,9 @@ class Admission:
                 raise AlreadyShared(f"{root} is the share {record.name}")
             if one.overlaps(root, record):
                 raise NestedShare(f"{root} and the share {record.name} ({record.path}) overlap")
+        for folder in private:
+            if folder.is_relative_to(root):
+                raise HoldsOurState(f"{root} holds {folder}")
         return root
 
     async def accept(
@@ -131,9 +146,12 @@ class Admission:
         A share of this device at the same path that nobody else holds yet gives way: two people who
         both began with `p2psync up` want one share, not two.
         """
-        return await self.shares.to_the_end(
-            lambda: self.join(offer, path, mode=mode, member=member, choice=choice, settings=settings or {})
-        )
+        with refused(path):
+            return await self.shares.to_the_end(
+                lambda: self.join(
+                    offer, path, mode=mode, member=member, choice=choice, settings=settings or {}
+                )
+            )
 
     async def join(
         self,
@@ -247,6 +265,15 @@ class Admission:
         self.devices.remove_share(record.id)
         await self.executor.run(lambda: self.shares.kind(record).unmark(record, None))
         await self.executor.run(lambda: self.shares.forget_state(record.id))
+
+
+@contextmanager
+def refused(path: Path) -> Iterator[None]:
+    """Raise NotAFolder where the system refuses to let a path be looked at or written."""
+    try:
+        yield
+    except OSError as error:
+        raise NotAFolder(f"{error.filename or path}: {error.strerror or error}") from error
 
 
 def kind_at(path: Path) -> str:

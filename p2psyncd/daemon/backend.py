@@ -33,7 +33,7 @@ from p2psyncd.daemon.report import attention_of, missing_of, peer_status, share_
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.share_requests import ShareRequests
 from p2psyncd.daemon.signal import first_of
-from p2psyncd.errors import ShareHeld, TimedOut
+from p2psyncd.errors import ShareHeld, SharePaused, TimedOut
 
 __all__ = ["DaemonBackend"]
 
@@ -69,6 +69,8 @@ class DaemonBackend(ShareRequests):
     async def wait(self, share: str | None, *, timeout_s: float | None, peers: int) -> WaitReport:
         """Return when everything is detected, nothing is needed, and peers agree."""
         shares = self.chosen(share)
+        if shares and all(one.replica.phase is Phase.PAUSED for one in shares):
+            raise SharePaused(f"{shares[0].record.name} is paused on this device")
         missing = ["nothing was looked at yet"]
         try:
             with trio.fail_after(timeout_s if timeout_s is not None else math.inf):
@@ -92,7 +94,11 @@ class DaemonBackend(ShareRequests):
                             await first_of(events)
         except trio.TooSlowError:
             raise TimedOut("; ".join(missing)) from None
-        return WaitReport(shares=[share_report(one, self.daemon.mesh) for one in shares])
+        waited = [one for one in shares if one.replica.phase is not Phase.PAUSED]
+        return WaitReport(
+            shares=[share_report(one, self.daemon.mesh) for one in waited],
+            paused=[one.record.name for one in shares if one not in waited],
+        )
 
     async def sync_once(self, share: str | None, *, timeout_s: float | None) -> SyncReport:
         """Connect, exchange until nothing is missing, and report."""
@@ -103,6 +109,7 @@ class DaemonBackend(ShareRequests):
         report = await self.wait(share, timeout_s=timeout_s, peers=1)
         return SyncReport(
             shares=report["shares"],
+            paused=report["paused"],
             received_items=sum(
                 one.applier.received_items - b[0] for one, b in zip(shares, before, strict=True)
             ),

@@ -242,7 +242,7 @@ class DatabaseDesk:
     async def restore(self, key: bytes, version: str | None) -> Restored:
         """Put a deleted row, or what lost, back as a new write; see `Desk.restore`."""
         del key
-        chosen: list[tuple[str, bool]] = []
+        chosen: list[Restored] = []
 
         def decide(store: ShareStorage) -> list[Draft]:
             found = [one for one in self.kept(store) if version in {None, one[0]}]
@@ -251,13 +251,17 @@ class DatabaseDesk:
                     f"No earlier version of a row of {self.share.record.path} is kept under that name"
                 )
             name, item, _, cells = found[0]
-            chosen.append((name, item.live))
+            chosen.append(
+                Restored(
+                    path=self.share.record.path, version=name, replaced=item.live, item=row_name(item.key)
+                )
+            )
             state = edited(item, cells) if item.live else revived(item, {**state_of(item).cells, **cells})
             return [draft(item.key, state)]
 
         await self.share.replica.write(decide)
-        [(name, replaced)] = chosen
-        return Restored(path=self.share.record.path, version=name, replaced=replaced)
+        [restored] = chosen
+        return restored
 
     # Health
 

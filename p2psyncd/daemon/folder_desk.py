@@ -129,13 +129,17 @@ class FolderDesk:
         history = self.source.history
         path = self.root / os.fsdecode(key)
 
-        def put_back() -> tuple[str, bool]:
-            return put_version_back(history, key, path, version)
+        def put_back() -> Restored:
+            if version is None and (path.is_dir() or not (os.path.lexists(path) or history.list(key))):
+                chosen, count = put_back_tree(history, self.root, key)
+                return Restored(path=str(path), version=chosen, replaced=False, count=count)
+            chosen, replaced = put_version_back(history, key, path, version)
+            return Restored(path=str(path), version=chosen, replaced=replaced)
 
         async with self.share.replica.lock:
-            chosen, replaced = await self.share.executor.run(put_back)
+            restored = await self.share.executor.run(put_back)
         await self.share.detect()
-        return Restored(path=str(path), version=chosen, replaced=replaced)
+        return restored
 
     # Health
 
@@ -202,9 +206,7 @@ def put_version_back(history: History, key: bytes, path: Path, version: str | No
     Raises:
         NoSuchItem: Nothing (or not that version) is kept.
     """
-    found = history.list(key)
-    if not found and version is None and not os.path.lexists(path):
-        return put_back_tree(history, key), False
+    found = history.list(key) if key else []
     if not found:
         raise NoSuchItem(f"No earlier version of {path} is kept")
     chosen = version if version is not None else found[0].version
@@ -213,17 +215,20 @@ def put_version_back(history: History, key: bytes, path: Path, version: str | No
     return chosen, replaced
 
 
-def put_back_tree(history: History, key: bytes) -> str:
-    """Put the newest version of everything that was below a deleted folder back; return the last one's name.
+def put_back_tree(history: History, root: Path, key: bytes) -> tuple[str, int]:
+    """Put the newest version of everything back that is missing below a folder; return the last one's name, and how many.
+
+    What is there stays as it is. The folder may be the share's own.
 
     Raises:
-        NoSuchItem: Nothing of it is kept.
+        NoSuchItem: Nothing that is missing is kept.
     """
     newest: dict[bytes, kept.Version] = {}
     for one in versions_below(history, key):
         newest.setdefault(one.key, one)
-    if not newest:
-        raise NoSuchItem(f"No earlier version of {os.fsdecode(key)} is kept, nor of anything below it")
-    for below, one in newest.items():
+    missing = {below: one for below, one in newest.items() if not os.path.lexists(root / os.fsdecode(below))}
+    if not missing:
+        raise NoSuchItem(f"Nothing that was deleted in {root / os.fsdecode(key)} is kept")
+    for below, one in missing.items():
         history.restore(below, one.version)
-    return next(iter(newest.values())).version
+    return next(iter(missing.values())).version, len(missing)

@@ -363,7 +363,7 @@ def missing_at_peers(share: RunningShare, mesh: Mesh, least: int) -> str:
     if len(drivers) < least and (holding := holding_peers(mesh, share)):
         return f"{name}: {holding[0]} holds it; `p2psync status` there says why"
     if len(drivers) < least:
-        return f"{name}: {len(drivers)} of at least {least} peers are connected"
+        return f"{name}: {len(drivers)} of at least {least} peers are connected, not counting any that have paused it"
     return ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,19 +172,16 @@ class ShareRequests(PeerRequests):
 
     async def share_pause(self, name: str) -> ShareStatus:
         """Stop watching and exchanging a share."""
-        return await self.share_restart(name, paused=True)
+        return await self.set_paused(name, paused=True)
 
     async def share_resume(self, name: str) -> ShareStatus:
         """Undo `share_pause`."""
-        return await self.share_restart(name, paused=False)
+        return await self.set_paused(name, paused=False)
 
-    async def share_restart(self, name: str, *, paused: bool) -> ShareStatus:
+    async def set_paused(self, name: str, *, paused: bool) -> ShareStatus:
         """Start a share anew, paused or not."""
-        share = self.daemon.shares.named(name)
-        if share.record.paused != paused:
-            again = await self.daemon.shares.restart(share, replace(share.record, paused=paused))
-            share = again if again is not None else self.daemon.shares.named(name)
-        return self.share_row(share)
+        share = await self.daemon.shares.set_paused(self.daemon.shares.named(name), paused=paused)
+        return self.share_row(share if share is not None else self.daemon.shares.named(name))
 
     async def share_rescan(self, name: str) -> ShareStatus:
         """Scan a share in full."""

@@ -287,16 +287,21 @@ class Shares:
         share.record = record
         self.devices.put_share(record)
 
-    async def restart(self, share: RunningShare, record: ShareRecord) -> RunningShare | None:
-        """Stop a share and start it again with another record."""
+    async def set_paused(self, share: RunningShare, *, paused: bool) -> RunningShare | None:
+        """Stop a share and start it again, paused or not, unless it is so already."""
 
         async def again() -> RunningShare | None:
-            if self.running.get(record.id) is not share:
-                raise NoSuchShare(record.name)  # removed, or started anew by somebody else
-            self.update(share, record)
+            # Another change may have come before this one.
+            now = self.running.get(share.record.id)
+            if now is None:
+                raise NoSuchShare(share.record.name)
+            if now.record.paused == paused:
+                return now
+            record = replace(now.record, paused=paused)
+            self.update(now, record)
             del self.running[record.id]
             self.on_change()
-            await share.stop()
+            await now.stop()
             started = await self.start(record)
             self.on_change()
             return started

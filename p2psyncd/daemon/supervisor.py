@@ -106,7 +106,11 @@ class Supervisor:
             },
             on_change=self.shares_changed,
         )
-        self.admission = Admission(self.shares, entropy=entropy)
+        self.admission = Admission(
+            self.shares,
+            entropy=entropy,
+            private=(places.state_dir, places.identity_dir, places.socket_path.parent),
+        )
         self.mesh = Mesh(
             identity=self.identity,
             name=name,

@@ -303,8 +303,25 @@ def test_diff_tells_equal_and_absent_peers_apart(run: Any, backend: Any) -> None
 
 
 def test_wait_without_peers_says_so(run: Any, backend: Any) -> None:
-    backend.answers["wait"] = {"shares": [{"name": "P", "root": "", "items": 0, "bytes": 0, "peers": []}]}
-    assert run("wait", "--peers", "0").err == "P: equal on this device and no peer.\n"
+    backend.answers["wait"] = {
+        "shares": [{"name": "P", "root": "", "items": 0, "bytes": 0, "peers": []}],
+        "paused": ["Old"],
+    }
+    assert run("wait", "--peers", "0").err == (
+        "P: equal on this device and no peer.\nOld is paused on this device, and was not waited for.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"count": 3}, "3 deleted files back in /f.\n"),
+        ({"item": "people 1"}, "people 1 in /f is back as of version v1.\n"),
+    ],
+)
+def test_restore_says_what_is_back(run: Any, backend: Any, more: dict[str, object], said: str) -> None:
+    backend.answers["restore"] = {"path": "/f", "version": "v1", "replaced": True, **more}
+    assert run("restore", "/nowhere/f").err == said
 
 
 def test_names_of_others_are_escaped_in_every_list(run: Any, backend: Any, scripted: Any) -> None:

@@ -112,9 +112,13 @@ ANSWERS: dict[str, Any] = {
     "share_rescan": PHOTOS,
     "share_remove": PHOTOS,
     "share_approve": PHOTOS,
-    "wait": {"shares": [{"name": "Photos", "root": "ab", "items": 1, "bytes": 2, "peers": ["desk"]}]},
+    "wait": {
+        "shares": [{"name": "Photos", "root": "ab", "items": 1, "bytes": 2, "peers": ["desk"]}],
+        "paused": [],
+    },
     "sync_once": {
         "shares": [{"name": "Photos", "root": "ab", "items": 1, "bytes": 2, "peers": ["desk"]}],
+        "paused": [],
         "received_items": 1,
         "received_bytes": 2048,
         "sent_items": 0,

@@ -369,5 +369,25 @@ async def test_a_folder_that_a_peer_deleted_comes_back_with_all_that_was_below_i
     await willow.wait()
     await maple.wait()
     assert tree(here) == tree(there) == before
-    with pytest.raises(NoSuchItem, match="anything below"):
-        await willow.backend.restore(str(there / "never"), version=None)
+    for nothing in ("never", "d", "."):
+        with pytest.raises(NoSuchItem, match="Nothing that was deleted in"):
+            await willow.backend.restore(str(there / nothing), version=None)
+
+
+async def test_what_a_peer_deleted_anywhere_in_a_share_comes_back_and_what_is_there_stays(
+    two: tuple[Daemon, Daemon],
+) -> None:
+    maple, willow = two
+    here = maple.make("f", a_txt="a", b_txt="old", c_txt="c")
+    there = await share(maple, willow)
+    (here / "b.txt").write_text("new")
+    (here / "a.txt").unlink()
+    await maple.wait()
+    (here / "c.txt").unlink()
+    await maple.wait()
+    await willow.wait()
+    restored = await willow.backend.restore(str(there), version=None)
+    assert (restored["count"], restored["replaced"]) == (2, False)
+    await willow.wait()
+    await maple.wait()
+    assert tree(here) == tree(there) == {"a.txt": "a", "b.txt": "new", "c.txt": "c"}

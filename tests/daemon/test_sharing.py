@@ -16,6 +16,7 @@ from p2psyncd.errors import (
     BadRequest,
     ConfigError,
     FolderMissing,
+    HoldsOurState,
     NestedShare,
     NoSuchOffer,
     NoSuchShare,
@@ -23,6 +24,7 @@ from p2psyncd.errors import (
     NotAFolder,
     P2psyncError,
     ShareExists,
+    SharePaused,
     TimedOut,
 )
 
@@ -127,6 +129,11 @@ async def test_what_cannot_be_shared_is_refused_and_nothing_is_left_on_disk(lab:
         (other, {"kind": "database"}, NotAFolder),
         (other, {"name": "outer"}, ShareExists),
         (other, {"mode": "sideways"}, BadRequest),
+        (maple.places.state_dir, {}, HoldsOurState),
+        (maple.places.state_dir / "shares", {}, HoldsOurState),
+        (maple.places.state_dir / "device.db", {}, HoldsOurState),
+        (maple.places.identity_dir / "key.pem", {}, HoldsOurState),
+        (maple.folder / "home", {"name": "home"}, HoldsOurState),
     ]
     before = sorted(path for path in maple.folder.rglob("*") if "home" not in path.parts)
     for path, more, error in refused:
@@ -280,6 +287,18 @@ async def test_a_paused_share_stands_still_until_it_is_resumed(two: tuple[Daemon
     there = await share(maple, willow)
     row = await willow.backend.share_pause("f")
     assert row["state"] == "paused"
+    for asked in ("f", None):
+        with pytest.raises(SharePaused, match="f is paused on this device"):
+            await willow.wait(asked)
+    (willow.folder / "other").mkdir()
+    await add(willow, willow.folder / "other")
+    report = await willow.wait(peers=0)
+    assert ([one["name"] for one in report["shares"]], report["paused"]) == (["other"], ["f"])
+    await willow.backend.share_remove("other")
+    with pytest.raises(
+        TimedOut, match="0 of at least 1 peers are connected, not counting any that have paused it"
+    ):
+        await maple.backend.wait("f", timeout_s=0.5, peers=1)
     (there / "b.txt").write_text("while paused")
     (here / "c.txt").write_text("meanwhile")
     await maple.wait(peers=0)
