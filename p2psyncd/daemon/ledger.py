@@ -450,7 +450,10 @@ class Ledger:
         # Of a machine that was set back, or copied, a later write goes by the same actor and knows nothing of an
         # earlier one: what that had been united with tells. And a delete that was united with another one has one name
         # with what it was before: who wrote in knowledge of that may never have heard of the other.
-        return (other.live and not self.source.whole) or covers_all(item, other)
+        if (other.live and not self.source.whole) or covers_all(item, other):
+            return True
+        # Unless its actor may have forgotten that delete: then the later write cannot name what that knew.
+        return not other.live and covers(self.store.forgotten(), other.dot)
 
     def take_newer(self, page: Page, item: Item, base: Stored | None) -> None:
         """Take a version that was written in knowledge of ours."""
