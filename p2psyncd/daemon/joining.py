@@ -27,7 +27,7 @@ from p2psyncd.daemon.share import RunningShare
 from p2psyncd.daemon.signal import first_of
 from p2psyncd.errors import NoSuchOffer, ShareExists, ShareHeld, TimedOut
 from p2psyncd.sources.database.database import DatabaseSource
-from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable, plain_key
+from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable
 from p2psyncd.sources.database.schema import Schema
 from p2psyncd.sources.database.twins import SameRow
 from p2psyncd.store.device import ShareRecord
@@ -142,16 +142,15 @@ def differing(
 ) -> tuple[list[bytes], dict[bytes, Item]]:
     """Return what differs without the rows that show the same: written on one side only, or known under another name; blocks."""
     here = set(ours)
-    names: dict[bytes, bytes] = {}
-    for key in filter(is_acceptable, theirs):
-        plain = plain_key(key)
-        if key in here:
-            names[key] = key
-        elif plain in here:
-            names[key] = plain
-    known = store.get_many(sorted(set(names.values())))
     is_same = SameRow(schema)
-    same = {key: name for key, name in names.items() if is_same(known[name].item, theirs[key])}
+    names = {key: here.intersection((key, *is_same.names.of(key))) for key in filter(is_acceptable, theirs)}
+    known = store.get_many(sorted({name for found in names.values() for name in found}))
+    same = {
+        key: name
+        for key, found in names.items()
+        for name in sorted(found)
+        if is_same(known[name].item, theirs[key])
+    }
     surplus = filter(is_row, sorted(here - set(same.values())))
     return list(surplus), {key: item for key, item in theirs.items() if key not in same and is_row(key)}
 

@@ -331,3 +331,26 @@ async def test_b28_a_device_that_lost_its_state_goes_on_with_its_file_as_a_new_a
 async def accept(owner: Daemon, taker: Daemon, path: Path, join: Any) -> None:
     """Accept the share for a file that is there already."""
     await taker.backend.share_accept("app", str(path), mode="send-receive", from_device=owner.name, join=join)
+
+
+async def test_b28_a_device_that_leaves_and_joins_again_after_a_collision_has_the_same_rows(
+    book: Tables,
+) -> None:
+    await book.begin_with(PEOPLE + "; CREATE TABLE card (id INTEGER PRIMARY KEY, person REFERENCES people)")
+    await book.part()
+    for number, name in enumerate(("Cid", "Dan")):
+        book.do(number, f"INSERT INTO people VALUES (3, '{name}', '3')", "INSERT INTO card VALUES (1, 3)")
+    await book.meet()
+    before = await book.same()
+    maple, willow = book.daemons
+    await willow.backend.share_remove("app")
+    await offered(maple, willow, "app")
+    found = await willow.backend.share_compare("app", str(book.file(1)), from_device=None)
+    assert (found["identical"], found["only_here"], found["only_there"], found["different"]) == (4, 0, 0, 0)
+    await accept(maple, willow, book.file(1), "merge")
+    assert await book.same() == before
+    # Rows of its own, and of others, are edited as ever.
+    book.do(1, "UPDATE people SET phone = 'new'", "DELETE FROM card WHERE id = 1")
+    rows = (await book.same())["people"]
+    assert len(rows) == 2
+    assert all("new" in row for row in rows)

@@ -157,3 +157,55 @@ def test_a_row_that_differs_is_another_one(share: Share) -> None:
     assert all(other == first for other in others)
     found = sorted(row.partition(",")[2] for row in first)
     assert found == [" 'Ada', '11')", " 'Bea', '2')", " 'Bob', '2')"]
+
+
+def collided(folder: Path) -> Share:
+    """Return a share in which two devices gave one number to two rows, each with rows that refer to it."""
+    share = Share(folder)
+    for replica, name in zip(share.replicas, ("Cid", "Dan"), strict=True):
+        replica.run(
+            f"INSERT INTO person VALUES (3, '{name}', '3')",
+            f"INSERT INTO card VALUES (2, 3, 'to {name}')",
+            f"INSERT INTO profile VALUES (3, '{name} was here')",
+            f"INSERT INTO tag VALUES (3, 'of {name}'), (2, 'by {name}')",
+        )
+    share.exchange()
+    return share
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_rows_that_have_fresh_numbers_are_found_again_with_what_refers_to_them(
+    tmp_path: Path, number: int
+) -> None:
+    share = collided(tmp_path)
+    before = [replica.tables() for replica in share.replicas]
+    assert before[0] == before[1]
+    assert {name: len(rows) for name, rows in before[0].items()} == {
+        "person": 4,
+        "card": 3,
+        "profile": 3,
+        "tag": 5,
+    }
+    share.forget(number)
+    share.exchange()
+    assert [replica.tables() for replica in share.replicas] == before
+    for replica in share.replicas:
+        assert not any(has_losers(item.meta) for item in replica.items())
+        assert replica.scan() == 0
+        replica.close()
+
+
+def test_a_copy_of_a_file_with_fresh_numbers_joins_and_what_was_written_to_it_since_is_kept(
+    tmp_path: Path,
+) -> None:
+    share = collided(tmp_path)
+    before = share.replicas[0].tables()
+    (fresh,) = [row for row in before["person"] if "(1" in row and len(row.split(",")[0]) > len("(1000")]
+    place = int(fresh[1:].partition(",")[0])
+    share.copy(f"INSERT INTO card VALUES (9, {place}, 'one more')")
+    share.exchange()
+    first, *others = [replica.tables() for replica in share.replicas]
+    assert others == [first, first]
+    assert first == {**before, "card": sorted([*before["card"], f"(9, {place}, 'one more')"])}
+    for replica in share.replicas:
+        replica.close()
