@@ -18,6 +18,7 @@ __all__ = [
     "DaemonNotRunning",
     "DatabaseBusy",
     "DatabaseDamaged",
+    "DatabaseEmpty",
     "DatabaseFault",
     "DatabaseInUse",
     "DatabaseLinked",
@@ -27,6 +28,7 @@ __all__ = [
     "DeviceRefused",
     "FileSystemUnfit",
     "FolderMissing",
+    "HoldsOurState",
     "HomeLocked",
     "HomeUnusable",
     "IdentityDamaged",
@@ -53,6 +55,7 @@ __all__ = [
     "ShareExists",
     "ShareFault",
     "ShareHeld",
+    "SharePaused",
     "StateCorrupt",
     "StateForked",
     "StateTooNew",
@@ -214,6 +217,12 @@ class NotADatabase(DatabaseUnavailable):
     wire_code = "not_a_database"
 
 
+class DatabaseEmpty(NotADatabase):
+    """There is nothing in it to be shared yet. Let its app make its tables first."""
+
+    wire_code = "database_empty"
+
+
 class DatabaseLinked(DatabaseUnavailable):
     """SQLite keeps a journal for each name of a database, so one with several names cannot be synced safely. Remove the other names (`ls -i` tells them), or share a copy of the file."""
 
@@ -333,7 +342,7 @@ class PairingError(P2psyncError):
 
 
 class WrongCode(PairingError):
-    """The code does not match the one shown on the other device. Ask for a new one with `p2psync pair`."""
+    """A code was entered that is not the one shown, and that one is used up. Show a new one with `p2psync pair`."""
 
     wire_code = "wrong_code"
 

@@ -101,10 +101,13 @@ def resolve(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Resolve a conflict; what is given up stays in history for a while."""
+    """Resolve a conflict; files that are given up stay in history for a while, values of a database do not."""
     if keep is not KeepChoice.BOTH:
         kept = "the version in place" if keep is KeepChoice.WINNER else f"loser {loser}"
-        confirm(f"Keep {kept} of conflict {escape(conflict)} and put the others into history?", yes=yes)
+        confirm(
+            f"Keep {kept} of conflict {escape(conflict)} and give the others up? (Files go into history.)",
+            yes=yes,
+        )
     done: Conflict = session.client.post(
         "/v1/conflicts/resolve", id=conflict, keep=keep.value, loser=loser - 1
     )

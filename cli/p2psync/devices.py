@@ -105,6 +105,10 @@ def remove(
         emit_json(done)
         return
     talk(f"{escape(done['removed'])} is removed.")
+    if not everywhere:
+        talk(
+            "Devices that still know it go on with it, and pass its changes on; --everywhere asks them to forget it, too."
+        )
     if done["told"]:
         talk(f"Also by: {escape(', '.join(done['told']))}.")
     if done["later"]:

@@ -126,10 +126,12 @@ def diff(
     if as_json:
         emit_json(found)
         return
+    if not found["devices"]:
+        talk(f"No device that shares {escape(share)} is connected, so there is nothing to compare with.")
     for one in found["devices"]:
         name = escape(one["device"])
         if not one["connected"]:
-            talk(f"{name} is not connected.")
+            talk(f"{name} is not connected, or does not share {escape(share)} now (it may have paused it).")
         elif not one["differences"]:
             talk(f"{name}: equal ({count(one['round_trips'], 'round trip')}, {size(one['bytes'])}).")
         else:

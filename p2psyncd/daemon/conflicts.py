@@ -149,7 +149,7 @@ async def show(daemon: Supervisor, conflict: str) -> ConflictDetail:
     def side(one: Side) -> ConflictSide:
         return ConflictSide(
             device=device_name(daemon, found, one),
-            time=time_text(one.written_us),
+            time=one.time,
             where=one.place,
             bytes=one.size,
             digest=one.digest.hex(),

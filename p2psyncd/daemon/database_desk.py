@@ -274,8 +274,13 @@ class DatabaseDesk:
             yield ItemError(item=f"{table}.{column}", error="is to be a counter, and there is no such column")
         for table, column in self.source.columns_ahead:
             yield ItemError(
-                item=f"{table}.{column}",
-                error="came from another version of the app: its values are kept, and shown if this database comes to have the column",
+                item=f"{table}.{column}" if column else table,
+                error="came from another version of the app: "
+                + (
+                    "its values are kept, and shown if this database comes to have the column"
+                    if column
+                    else "its rows are kept, and shown if this database comes to have the table"
+                ),
             )
         for key, reason in sorted(self.source.unmendable.items()):
             yield ItemError(

@@ -399,7 +399,11 @@ class Mesh:
             self.devices.note_seen(link.device, link.address, link.found_by, now)
         state.record = self.devices.peer(link.device) or state.record
         log.info("connected peer=%s address=%s found_by=%s", state.record.name, link.address, link.found_by)
-        self.tell("connected", device=state.record.name, message=f"connected to {link.address}")
+        self.tell(
+            "connected",
+            device=state.record.name,
+            message=f"{state.record.name} is connected ({link.address})",
+        )
         state.wake.fire()
         self.changed.fire()
 
@@ -416,7 +420,7 @@ class Mesh:
             self.devices.note_seen(link.device, None, link.found_by, self.clock.now_us())
             state.record = self.devices.peer(link.device) or state.record
         log.info("disconnected peer=%s", state.record.name)
-        self.tell("disconnected", device=state.record.name, message="disconnected")
+        self.tell("disconnected", device=state.record.name, message=f"{state.record.name} is disconnected")
         state.wake.fire()
         self.changed.fire()
 

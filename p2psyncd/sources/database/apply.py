@@ -33,7 +33,7 @@ from p2psyncd.sources.database.making import ObjectMaker
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.plan import Planner
 from p2psyncd.sources.database.prepare import Prepared, prepare
-from p2psyncd.sources.database.resolve import AHEAD_MAX, Constraints, Row, parent_of
+from p2psyncd.sources.database.resolve import AHEAD_MAX, WHOLE_TABLE, Constraints, Row, parent_of
 from p2psyncd.sources.database.retrying import Retries
 from p2psyncd.sources.database.row import is_sound, state_of
 from p2psyncd.sources.database.rows import Rows
@@ -192,7 +192,13 @@ class RowApplier:
         """Return the tables and columns in which values wait for another schema; what was dropped here waits for nothing."""
         here = columns_of(self.schema)
         tables = {table for table, _ in here}
-        return [one for one in self.noted_columns[0] if one[0] in tables and one not in here | self.had]
+        had = {table for table, _ in self.had}
+        return [
+            one
+            for one in self.noted_columns[0]
+            if (one[0] in tables and one[1] != WHOLE_TABLE and one not in here | self.had)
+            or (one[1] == WHOLE_TABLE and one[0] not in had and self.constraints.lacks(one[0]))
+        ]
 
     def unsettle(self, keys: Collection[bytes]) -> None:
         """Note that local changes of some rows may have consequences: for rows that were held for them, say.

@@ -34,10 +34,10 @@ import apsw
 from p2psyncd.core.guard import has_room
 from p2psyncd.errors import (
     DatabaseBusy,
+    DatabaseEmpty,
     DatabaseLinked,
     DatabaseNotWritable,
     FolderMissing,
-    NotADatabase,
     NotAFolder,
     ShareHeld,
 )
@@ -321,7 +321,7 @@ def check_new_database(path: Path) -> Path:
     if not stat.S_ISREG(status.st_mode):
         raise NotAFolder(f"{real} is no file")
     if not status.st_size:
-        raise NotADatabase(f"{real} is empty: let its app make its tables first")
+        raise DatabaseEmpty(f"{real} is empty")
     if status.st_nlink > 1:
         # SQLite names the journal after the name that a program opened: two names, two journals, a damaged file.
         raise DatabaseLinked(f"{real} has {status.st_nlink} names (hard links)")

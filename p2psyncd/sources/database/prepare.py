@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from p2psyncd.core.storage import Pending
 from p2psyncd.sources.database.keys import RowKey, unpack_key
-from p2psyncd.sources.database.resolve import Constraints
+from p2psyncd.sources.database.resolve import WHOLE_TABLE, Constraints
 from p2psyncd.sources.database.row import RowState, stored_state
 from p2psyncd.sources.database.rows import keeps
 from p2psyncd.sources.database.schema import Table
@@ -43,6 +43,8 @@ def prepare(pending: Pending, constraints: Constraints) -> Prepared | Outcome:
     table = constraints.table_of(at)
     if table is None:
         # It waits for the table, or for a migration that gives it such a key.
+        if item.live and constraints.lacks(at.table):
+            constraints.note_ahead(at.table, (WHOLE_TABLE,))
         return Applied(key=item.key, state=HELD if item.live else b"")
     if not item.live:
         return Prepared(pending, at, table, state, {}, (), b"")

@@ -34,6 +34,7 @@ from p2psyncd.sources.database.values import Cell, RawText, Ref, Value
 
 __all__ = [
     "AHEAD_MAX",
+    "WHOLE_TABLE",
     "Claim",
     "Constraints",
     "Row",
@@ -59,6 +60,8 @@ KEPT_MAX = 1000
 # A person is to read them, and a peer could make up any number.
 AHEAD_MAX, AHEAD_NAME_MAX = 100, 200
 FIRST = Stamp(-1, b"", -1)
+WHOLE_TABLE = ""
+"""Stands among the columns that are not here for a whole table."""
 
 
 @dataclass(slots=True, eq=False)
@@ -172,7 +175,7 @@ class Constraints:
         """The tables with columns that refer to rows with births."""
         self.kept: dict[tuple[object, ...], bool] = {}
         self.ahead: set[tuple[str, str]] = set()
-        """Columns of versions that came which the tables here have not: kept, and shown once they are here."""
+        """Columns of versions that came which the tables here have not, and tables (`WHOLE_TABLE`): kept, and shown once they are here."""
         self.unique = {name: self.of(table) for name, table in schema.tables.items()}
         self.columns = {
             name: tuple(dict.fromkeys(column for one in found for column in one.columns))
@@ -209,6 +212,11 @@ class Constraints:
         for name in columns:
             if len(self.ahead) < AHEAD_MAX and len(name) <= AHEAD_NAME_MAX:
                 self.ahead.add((table, name))
+
+    def lacks(self, table: str) -> bool:
+        """Return whether this database has no such table, rather than one that is not synced."""
+        schema = self.schema
+        return not any(table in known for known in (schema.tables, schema.refused, schema.left_out))
 
     def keeps_types(self, table: str, values: Mapping[str, Value]) -> bool:
         """Return whether columns surely store values of such types as they are; the same few come again and again."""

@@ -561,7 +561,7 @@ def test_only_a_database_is_taken_for_one(tmp_path: Path) -> None:
     with pytest.raises(NotAFolder, match="no file"):
         check_new_database(tmp_path)
     path.touch()
-    with pytest.raises(NotADatabase, match="let its app make its tables first"):
+    with pytest.raises(NotADatabase, match="Let its app make its tables first"):
         check_new_database(path)
     path.write_bytes(os.urandom(8192))  # an encrypted one looks the same
     with pytest.raises(NotADatabase, match="encrypted"):

@@ -309,6 +309,22 @@ def test_columns_of_another_version_are_named_and_those_that_were_renamed_or_dro
     assert list(a.source.columns_ahead) == list(b.source.columns_ahead) == []
 
 
+def test_a_table_that_only_others_have_is_named_and_one_that_was_dropped_here_is_not(pair: Pair) -> None:
+    a, b = pair(PEOPLE, ADA)
+    a.run("CREATE TABLE mood(id INTEGER PRIMARY KEY, word TEXT)", "INSERT INTO mood VALUES (1, 'merry')")
+    exchange(a, b)
+    assert (list(a.source.columns_ahead), list(b.source.columns_ahead)) == ([], [("mood", "")])
+    b.run("CREATE TABLE mood(id INTEGER PRIMARY KEY, word TEXT)")
+    exchange(a, b)
+    assert b.tables()["mood"] == ["(1, 'merry')"]
+    assert list(b.source.columns_ahead) == []
+    b.run("DROP TABLE mood")
+    exchange(a, b)
+    a.run("UPDATE mood SET word = 'sad'")
+    exchange(a, b)
+    assert list(b.source.columns_ahead) == []
+
+
 def test_no_more_columns_are_named_than_a_person_reads(pair: Pair) -> None:
     a, b = pair(PEOPLE, ADA)
     a.run(*(f"ALTER TABLE people ADD COLUMN c{n} TEXT DEFAULT 'x'" for n in range(150)))
