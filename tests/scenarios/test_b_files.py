@@ -122,14 +122,19 @@ async def test_b26_a_backup_put_over_the_file_is_what_the_app_sees_and_the_daemo
     await untouched(book, 0, [ANN, BOB])
     await book.daemons[0].backend.share_approve("app", catch_up=catch_up)
     newest = [(1, "Ann", "11"), CID, DEE] if catch_up else [ANN, BOB, DEE]
-    assert await book.same() == {"people": cells(newest)}
+    # Where the backup counts, nobody who wrote it had seen what it replaces.
+    conflicts = 0 if catch_up else 1
+    assert await book.same(conflicts=conflicts) == {"people": cells(newest)}
+    assert [one["losers"][0]["where"] for one in await book.conflicts()] == [
+        "people 1 phone: '11'"
+    ] * conflicts
     # The backup itself is not lost either.
     kept = list(here.parent.glob("app.db.before-catch-up-*"))
     assert [query(path, ALL) for path in kept] == ([[ANN, BOB]] if catch_up else [])
     # And both go on.
     book.do(0, "UPDATE people SET phone = 'here' WHERE id = 1")
     book.do(1, "UPDATE people SET phone = 'there' WHERE id = 4")
-    found = await book.same()
+    found = await book.same(conflicts=conflicts)
     assert {(1, "Ann", "here"), (4, "Dee", "there")} <= set(book.ask(0, ALL))
     assert len(found["people"]) == 3
 

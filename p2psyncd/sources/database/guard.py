@@ -100,7 +100,10 @@ def judge(
 
 def why(verdict: Verdict, path: Path) -> str:
     """Return in words why a share is held, and what the person can do; empty if it need not be."""
-    take = "`p2psync share approve NAME` takes it as it is now: its rows go to all devices as new writes"
+    take = (
+        "`p2psync share approve NAME` takes it as it is now: its rows go to all devices as new writes, what they replace there is "
+        "listed as conflicts, and rows that it has not are deleted everywhere (they stay in history)"
+    )
     catch_up = "`p2psync share approve NAME --catch-up` brings it up to date from what the share knows"
     match verdict:
         case Verdict.SAME | Verdict.AHEAD:
