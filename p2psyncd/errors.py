@@ -43,6 +43,7 @@ __all__ = [
     "NoSuchShare",
     "NotADatabase",
     "NotAFolder",
+    "NotApprovable",
     "NotHeld",
     "P2psyncError",
     "PairingError",
@@ -319,6 +320,12 @@ class ShareHeld(P2psyncError):
 
     exit_code = 5
     wire_code = "held"
+
+
+class NotApprovable(ShareHeld):
+    """Approving does not mend that. Put what is missing back, and the share goes on by itself; or forget it with `p2psync share remove NAME`."""
+
+    wire_code = "not_approvable"
 
 
 class Undecided(P2psyncError):

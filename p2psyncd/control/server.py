@@ -46,6 +46,8 @@ STATUS = {
     "already_shared": 409,
     "not_a_folder": 422,
     "database_linked": 422,
+    "database_empty": 422,
+    "holds_our_state": 422,
     "config": 422,
     "timeout": 504,
 }

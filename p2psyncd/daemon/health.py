@@ -119,7 +119,14 @@ def share_checks(record: ShareRecord, phase: Phase, reason: str) -> list[Check]:
     try:
         free = shutil.disk_usage(record.path).free
     except OSError as error:
-        found.append(check(f"disk of {record.name}", f"{error.strerror}: {record.path}", "Mount it", fine=""))
+        found.append(
+            check(
+                f"disk of {record.name}",
+                f"{error.strerror}: {record.path}",
+                "Mount its disk, or put it back",
+                fine="",
+            )
+        )
     else:
         found.append(
             check(

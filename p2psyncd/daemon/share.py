@@ -17,7 +17,14 @@ from p2psyncd.daemon.memory import give_back_after_work
 from p2psyncd.daemon.replica import EVERYTHING, Phase, Replica
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.daemon.transfer import Held, Sent
-from p2psyncd.errors import DatabaseBusy, DatabaseFault, DatabaseUnavailable, P2psyncError, ShareHeld
+from p2psyncd.errors import (
+    DatabaseBusy,
+    DatabaseFault,
+    DatabaseUnavailable,
+    NotApprovable,
+    P2psyncError,
+    ShareHeld,
+)
 from p2psyncd.sources.local import LocalSource
 from p2psyncd.sources.source import Dirty
 from p2psyncd.store.device import ShareRecord
@@ -376,7 +383,10 @@ class RunningShare:
             async with (
                 self.busy
             ):  # a look in the middle of that would find the file accepted, and not what for
-                await self.replica.step(lambda: self.source.approve(catch_up=catch_up))
+                try:
+                    await self.replica.step(lambda: self.source.approve(catch_up=catch_up))
+                except ShareHeld as held:
+                    raise NotApprovable(held.detail) from held
         # Looked at again first: what had been gone may have come back since.
         self.hints.add(EVERYTHING)
         await self.work_off()
@@ -384,7 +394,7 @@ class RunningShare:
             if self.replica.phase is not Phase.HELD:
                 return
             if not self.replica.held_deletions:
-                raise ShareHeld(f"{self.record.name}: {self.replica.reason}")
+                raise NotApprovable(f"{self.record.name}: {self.replica.reason}")
             await self.replica.approve()
         self.on_change()
 

@@ -28,6 +28,7 @@ from p2psyncd.errors import (
     NestedShare,
     NoSuchConflict,
     NoSuchItem,
+    NotApprovable,
     P2psyncError,
     RemoteProtocolError,
     ShareHeld,
@@ -604,6 +605,10 @@ async def test_a_backup_in_the_place_of_a_database_holds_the_share_until_somebod
     await maple.backend.share_approve("app", catch_up=False)
     await settle(maple, willow)
     assert read(here) == read(there) == [old, BOB]
+    # Whoever made the backup had not seen what it replaces.
+    for daemon in (maple, willow):
+        [conflict] = await daemon.backend.conflicts(include_resolved=False)
+        assert conflict["losers"][0]["where"] == "people 1 phone: 'new'"
 
 
 async def test_a_database_that_went_back_can_catch_up(shared: Shared) -> None:
@@ -654,6 +659,8 @@ async def test_a_database_that_is_gone_holds_the_share_and_goes_on_when_it_is_ba
     maple, willow, here, there = shared
     here.rename(maple.folder / "elsewhere.db")
     await maple.until(lambda: maple.running("app").replica.phase is Phase.HELD, "held")
+    with pytest.raises(NotApprovable, match="Put what is missing back"):
+        await maple.backend.share_approve("app", catch_up=False)
     (maple.folder / "elsewhere.db").rename(here)
     write(there, "UPDATE people SET phone = '1234' WHERE id = 1")
     await maple.until(lambda: maple.running("app").replica.phase is Phase.READY, "goes on")

@@ -158,7 +158,8 @@ async def test_b26_a_backup_put_over_the_file_while_the_daemon_is_off_is_seen_wh
     await untouched(book, 0, [(1, "Ann", "after"), BOB])
     await book.daemons[0].backend.share_approve("app", catch_up=catch_up)
     newest = [ANN, CID, DEE] if catch_up else [(1, "Ann", "after"), BOB, DEE]
-    assert await book.same() == {"people": cells(newest)}
+    # Nobody can tell whether the app, or whoever made the backup, had seen what it replaces.
+    assert await book.same(conflicts=0 if catch_up else 1) == {"people": cells(newest)}
 
 
 async def test_b26_a_backup_of_the_file_and_of_the_daemons_state_rolls_nobody_back(book: Tables) -> None:

@@ -32,6 +32,8 @@ class Approval:
         """What the last process left to be done: the file's number, and whether it is to catch up."""
         self.done = False
         """Whether nothing is left of it, or of what was decided since."""
+        self.counts = False
+        """Whether the file is to count as it is, and not every row was looked at since."""
 
     def begin(self, number: int, *, catch_up: bool) -> None:
         """Note a decision, right before the file gets a number that says so."""

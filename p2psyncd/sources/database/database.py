@@ -338,7 +338,7 @@ class DatabaseSource:
 
     def carry_out_approval(self, *, catch_up: bool) -> None:
         """Have every row looked at. What is here counts, but whoever wrote that had not seen what it replaces."""
-        self.full, self.catching_up, self.older = True, catch_up, self.older or not catch_up
+        self.full, self.catching_up, self.approval.counts = True, catch_up, not catch_up
 
     def take_up_approval(self) -> None:
         """Go on with what a person decided, if the last process ended before that was carried out."""
@@ -397,6 +397,7 @@ class DatabaseSource:
                     baseline=not notes.baselined,
                     catch_up=self.catching_up,
                     older=self.older,
+                    approved=self.approval.counts,
                     told=self.seen,
                     counters=self.counters,
                     keyless=self.keyless,
@@ -473,7 +474,7 @@ class DatabaseSource:
             self.discard(scanner.surplus, scanner.schema)
         if after is not None and not self.full:
             self.compared, self.catching_up, self.older = after, False, False
-            self.approval.done = True
+            self.approval.done, self.approval.counts = True, False
         self.again = scanner.unsettled
         self.drop([hint for hint in scanner.agreed if hint.n != ASKED], at_once=at_once)
 

@@ -22,7 +22,7 @@ from typing import assert_never
 import apsw
 import cbor2
 
-from p2psyncd.errors import DatabaseUnavailable, ShareHeld
+from p2psyncd.errors import DatabaseUnavailable, NotApprovable, ShareHeld
 from p2psyncd.sources.database.file import DatabaseAccess
 from p2psyncd.sources.database.hints import Mark, following, read_mark, write_mark
 from p2psyncd.sources.database.names import MARK_TABLE
@@ -159,7 +159,7 @@ class FileGuard:
         """
         found = self.access.look()
         if found is None:
-            raise ShareHeld(why(Verdict.GONE, self.access.path))
+            raise NotApprovable(why(Verdict.GONE, self.access.path))
         before = self.access.identity
         if found == before:
             return

@@ -84,6 +84,8 @@ class Look:
     """Whether what differs is older, and gives way to what the store knows."""
     older: bool = False
     """Whether the store may be older than the file: what differs, and no hint tells of, is then perhaps what a peer wrote."""
+    approved: bool = False
+    """Whether a person has let the file count as it is: whoever wrote what differs had not seen what it replaces."""
     told: Mapping[tuple[str, Place], Told] = field(default_factory=dict)
     """What an earlier scan found in hinted rows."""
     served: Mapping[tuple[str, Place], Told] = field(default_factory=dict)
@@ -559,7 +561,7 @@ class Scanner:
                     if column_hash(value) != listed[name]
                 }
                 # Written down as an edit, it must not pass for one in knowledge of what the store has.
-                unseen = list(written) if look.older and not one.touched else []
+                unseen = list(written) if look.approved or (look.older and not one.touched) else []
                 return Changes(
                     written=written, unseen=[name for name in unseen if name in state_of(base.item).cells]
                 )
