@@ -718,12 +718,14 @@ def folders_above(keys: Iterable[bytes]) -> set[bytes]:
 def is_passed_over(item: Item, stored: Stored | None) -> bool:
     """Return whether a version that was known here cannot have been overtaken by what is here now.
 
-    Then it was deleted, and the tombstone is forgotten; what is here was written without knowing it, and came later.
+    Then it was deleted, and the tombstone is forgotten; what is here was written without knowing it, and came later. What
+    says just the same is that version under another name: its writer has stamped it again, as another actor.
     """
     if stored is None:
         return True
     ours = stored.item
-    return not ours.covers(item.dot) and not item.covers(ours.dot) and wins(item, ours)
+    concurrent = not ours.covers(item.dot) and not item.covers(ours.dot)
+    return concurrent and wins(item, ours) and not ours.same_value(item)
 
 
 def covers_all(item: Item, other: Item) -> bool:
