@@ -64,7 +64,7 @@ def restore(
     Of a folder: the newest version of every file in it that was deleted. Of a database: one row, as it was.
     """
     full = absolute(path)
-    if version is None and Path(full).is_dir():
+    if version is None and Path(full).is_dir() and not Path(full).is_symlink():
         confirm(f"Put all files back that were deleted in {escape(full)} and are kept?", yes=yes)
     elif os.path.lexists(full):
         which = f"version {escape(version)}" if version else "an earlier version"

@@ -83,8 +83,9 @@ class Admission:
 
         async def begin() -> RunningShare:
             found = kind if kind is not None else await self.executor.run(lambda: kind_at(path))
-            root = await self.executor.run(lambda: self.usable(path, found))
-            await self.executor.run(lambda: self.kinds[found].check_settings(root, settings or {}))
+            with refused(path):
+                root = await self.executor.run(lambda: self.usable(path, found))
+                await self.executor.run(lambda: self.kinds[found].check_settings(root, settings or {}))
             record = ShareRecord(
                 id=ShareId(self.entropy(SHARE_ID_BYTES)),
                 name=name or root.name or "root",
@@ -99,8 +100,7 @@ class Admission:
             )
             return await self.admit(record)
 
-        with refused(path):
-            return await self.shares.to_the_end(begin)
+        return await self.shares.to_the_end(begin)
 
     def usable(self, path: Path, kind: str) -> Path:
         """Return the real path of what can be shared; blocks.
@@ -114,10 +114,7 @@ class Admission:
         one = self.kinds.get(kind)
         if one is None:
             raise KindUnsupported(str(path))
-        private = [folder.resolve() for folder in self.private]
-        real = Path(os.path.realpath(path))
-        if any(real.is_relative_to(folder) for folder in private):  # not even looked at: SQLite has it open
-            raise HoldsOurState(f"{real} is the daemon's own")
+        self.keep_out(path)
         root = one.check_new(path)
         known = [share.record for share in self.shares.running.values()]
         known += [record for record, _ in self.shares.broken.values()]
@@ -126,10 +123,16 @@ class Admission:
                 raise AlreadyShared(f"{root} is the share {record.name}")
             if one.overlaps(root, record):
                 raise NestedShare(f"{root} and the share {record.name} ({record.path}) overlap")
-        for folder in private:
-            if folder.is_relative_to(root):
+        for folder in self.private:
+            if folder.resolve().is_relative_to(root):
                 raise HoldsOurState(f"{root} holds {folder}")
         return root
+
+    def keep_out(self, path: Path) -> None:
+        """Raise HoldsOurState for what is the daemon's own: it is not even opened, as the daemon has it open."""
+        real = Path(os.path.realpath(path))
+        if any(real.is_relative_to(folder.resolve()) for folder in self.private):
+            raise HoldsOurState(f"{real} is the daemon's own")
 
     async def accept(
         self,
@@ -146,12 +149,9 @@ class Admission:
         A share of this device at the same path that nobody else holds yet gives way: two people who
         both began with `p2psync up` want one share, not two.
         """
-        with refused(path):
-            return await self.shares.to_the_end(
-                lambda: self.join(
-                    offer, path, mode=mode, member=member, choice=choice, settings=settings or {}
-                )
-            )
+        return await self.shares.to_the_end(
+            lambda: self.join(offer, path, mode=mode, member=member, choice=choice, settings=settings or {})
+        )
 
     async def join(
         self,
@@ -173,11 +173,15 @@ class Admission:
         if any(offer.name == one.record.name and one.record.path != real for one in self.shares.all()):
             raise ShareExists(offer.name)
         mode = checked_mode(mode)
-        await self.executor.run(lambda: kind.check_choice(path, choice, settings))
+        with refused(path):
+            await self.executor.run(lambda: self.keep_out(path))
+            await self.executor.run(lambda: kind.check_choice(path, choice, settings))
         await self.give_way(real)
-        made = await self.executor.run(lambda: kind.make(path, choice, settings))
+        with refused(path):
+            made = await self.executor.run(lambda: kind.make(path, choice, settings))
         try:
-            root = await self.executor.run(lambda: self.usable(path, offer.kind))
+            with refused(path):
+                root = await self.executor.run(lambda: self.usable(path, offer.kind))
             record = ShareRecord(
                 id=offer.share,
                 name=offer.name,
@@ -191,7 +195,7 @@ class Admission:
                 settings={**settings, MEMBERS: [member.hex()]},
             )
             return await self.admit(record)
-        except P2psyncError:
+        except (OSError, P2psyncError):
             if made:
                 with trio.CancelScope(shield=True):  # bounded: one rmdir
                     await self.executor.run(lambda: kind.unmake(path))

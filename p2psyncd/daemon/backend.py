@@ -69,8 +69,6 @@ class DaemonBackend(ShareRequests):
     async def wait(self, share: str | None, *, timeout_s: float | None, peers: int) -> WaitReport:
         """Return when everything is detected, nothing is needed, and peers agree."""
         shares = self.chosen(share)
-        if shares and all(one.replica.phase is Phase.PAUSED for one in shares):
-            raise SharePaused(f"{shares[0].record.name} is paused on this device")
         missing = ["nothing was looked at yet"]
         try:
             with trio.fail_after(timeout_s if timeout_s is not None else math.inf):
@@ -79,6 +77,8 @@ class DaemonBackend(ShareRequests):
                         await one.detect()
                 while missing:
                     shares = self.chosen(share)  # one may have been paused, resumed or removed meanwhile
+                    if shares and all(one.replica.phase is Phase.PAUSED for one in shares):
+                        raise SharePaused(f"{shares[0].record.name} is paused on this device")
                     events = [one.replica.signal.event for one in shares] + [self.daemon.mesh.changed.event]
                     missing = [text for one in shares if (text := missing_of(one, self.daemon.mesh, peers))]
                     if share is None:

@@ -6,6 +6,7 @@ So all devices list the same conflicts, and resolving one anywhere resolves it e
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ from p2psyncd.sources.folder.resolve import discard_copy, promote_copy, rename_c
 from p2psyncd.sources.folder.versions import versions_below
 
 __all__ = ["FolderDesk"]
+
+log = logging.getLogger(__name__)
 
 ID_BYTES = 6
 TAG_ACTOR_DIGITS = 8
@@ -130,7 +133,8 @@ class FolderDesk:
         path = self.root / os.fsdecode(key)
 
         def put_back() -> Restored:
-            if version is None and (path.is_dir() or not (os.path.lexists(path) or history.list(key))):
+            folder = path.is_dir() and not path.is_symlink()
+            if version is None and (folder or not (os.path.lexists(path) or history.list(key))):
                 chosen, count = put_back_tree(history, self.root, key)
                 return Restored(path=str(path), version=chosen, replaced=False, count=count)
             chosen, replaced = put_version_back(history, key, path, version)
@@ -229,6 +233,17 @@ def put_back_tree(history: History, root: Path, key: bytes) -> tuple[str, int]:
     missing = {below: one for below, one in newest.items() if not os.path.lexists(root / os.fsdecode(below))}
     if not missing:
         raise NoSuchItem(f"Nothing that was deleted in {root / os.fsdecode(key)} is kept")
+    back: list[str] = []
+    failed: list[OSError] = []
     for below, one in missing.items():
-        history.restore(below, one.version)
-    return next(iter(missing.values())).version, len(missing)
+        try:
+            history.restore(below, one.version)
+        except OSError as error:
+            # Something has the name of its folder by now, say: the others come back all the same.
+            log.warning("not_restored path=%r error=%s", os.fsdecode(below), error)
+            failed.append(error)
+        else:
+            back.append(one.version)
+    if not back:
+        raise failed[0]
+    return back[0], len(back)

@@ -29,7 +29,7 @@ from p2psyncd.errors import NoSuchOffer, ShareExists, ShareHeld, TimedOut
 from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.keys import SCHEMA_TABLE, is_acceptable
 from p2psyncd.sources.database.schema import Schema
-from p2psyncd.sources.database.twins import SameRow
+from p2psyncd.sources.database.twins import SameRow, name_here
 from p2psyncd.store.device import ShareRecord
 from p2psyncd.wire.messages import Offer
 
@@ -143,14 +143,10 @@ def differing(
     """Return what differs without the rows that show the same: written on one side only, or known under another name; blocks."""
     here = set(ours)
     is_same = SameRow(schema)
-    names = {key: here.intersection((key, *is_same.names.of(key))) for key in filter(is_acceptable, theirs)}
+    names = {key: [*is_same.names.of(key), key] for key in filter(is_acceptable, theirs)}
     known = store.get_many(sorted({name for found in names.values() for name in found}))
-    same = {
-        key: name
-        for key, found in names.items()
-        for name in sorted(found)
-        if is_same(known[name].item, theirs[key])
-    }
+    meant = {key: name for key, found in names.items() if (name := name_here(found, known)) in here}
+    same = {key: name for key, name in meant.items() if is_same(known[name].item, theirs[key])}
     surplus = filter(is_row, sorted(here - set(same.values())))
     return list(surplus), {key: item for key, item in theirs.items() if key not in same and is_row(key)}
 

@@ -25,6 +25,7 @@ from p2psyncd.daemon.replica import Phase
 from p2psyncd.errors import (
     BadRequest,
     DatabaseInUse,
+    HoldsOurState,
     NestedShare,
     NoSuchConflict,
     NoSuchItem,
@@ -391,6 +392,21 @@ async def test_a_database_and_the_folder_it_lies_in_cannot_both_be_shared(shared
     await add(maple, folder, name="folder")
     with pytest.raises(NestedShare):
         await add(maple, make(maple, ANN, name="folder/inside.db"), name="inside")
+
+
+async def test_the_daemons_own_database_is_never_made_a_share(
+    shared: Shared, two: tuple[Daemon, Daemon]
+) -> None:
+    maple, willow = two
+    await willow.backend.share_remove("app")
+    await offered(maple, willow, "app")
+    own = willow.places.state_dir / "device.db"
+    for path in (own, willow.places.state_dir / "new.db"):
+        for join in (None, "merge", "adopt"):
+            with pytest.raises(HoldsOurState):
+                await accept(maple, willow, path, join=join)
+    assert not (willow.places.state_dir / "new.db").exists()
+    assert [one["name"] for one in await willow.backend.devices()] == ["maple"]
 
 
 async def test_removing_a_share_leaves_the_schema_as_it_was(two: tuple[Daemon, Daemon]) -> None:

@@ -391,3 +391,37 @@ async def test_what_a_peer_deleted_anywhere_in_a_share_comes_back_and_what_is_th
     await willow.wait()
     await maple.wait()
     assert tree(here) == tree(there) == {"a.txt": "a", "b.txt": "new", "c.txt": "c"}
+
+
+async def test_one_file_that_cannot_come_back_keeps_no_other_from_it(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here = maple.make("f", a_txt="a", z_txt="z")
+    (here / "d").mkdir()
+    (here / "d" / "in.txt").write_text("in")
+    there = await share(maple, willow)
+    shutil.rmtree(here / "d")
+    (here / "a.txt").unlink()
+    (here / "d").write_text("a file has the name of the folder")
+    await maple.wait()
+    await willow.wait()
+    restored = await willow.backend.restore(str(there), version=None)
+    assert restored["count"] == 1
+    assert tree(there) == {"a.txt": "a", "d": "a file has the name of the folder", "z.txt": "z"}
+    assert not list((there / ".p2psync" / "staging").iterdir())
+
+
+async def test_a_link_to_a_folder_is_restored_as_what_it_is(two: tuple[Daemon, Daemon]) -> None:
+    maple, willow = two
+    here = maple.make("f")
+    for name in ("one", "two"):
+        (here / name).mkdir()
+    (here / "current").symlink_to("one")
+    there = await share(maple, willow)
+    (here / "new").symlink_to("two")
+    (here / "new").rename(here / "current")
+    await maple.wait()
+    await willow.wait()
+    assert (there / "current").readlink() == Path("two")
+    restored = await willow.backend.restore(str(there / "current"), version=None)
+    assert restored["replaced"]
+    assert (there / "current").readlink() == Path("one")

@@ -76,7 +76,7 @@ class Oracle:
     retracted: set[Claim] = field(default_factory=set)
     """What machines had written that were set back to before that, and told so."""
     set_back: set[int] = field(default_factory=set)
-    """Machines that were set back as a whole, and not found out yet."""
+    """Machines that were set back, or their states, and not found out yet."""
     twins: set[int] = field(default_factory=set)
     """A machine and its copy, until one of the two is found out: what the one writes passes for knowing the other's."""
     doubtful: set[Claim] = field(default_factory=set)
@@ -183,7 +183,7 @@ class Oracle:
         }
 
     def undone(self, machine: Machine) -> None:
-        """Take note that a machine was set back as a whole, and cannot tell: it passes for knowing what it wrote since."""
+        """Take note that a machine, or its state, was set back, and cannot tell: it passes for knowing what it wrote since."""
         self.set_back.add(machine.number)
         there = machine.claims()
         own = {claim for claim, number in self.claims.items() if number == machine.number}

@@ -295,10 +295,11 @@ class World:
             del made[which % len(made) + 1 :]
         machine.restore(made[which % len(made)], everything=everything, noticed=noticed)
         self.oracle.restored.add(machine.number)
-        if everything and noticed:
-            self.oracle.retract(machine)
-        elif everything:
+        if not noticed:
+            # Of a state within one opening nothing on the machine itself tells, either.
             self.oracle.undone(machine)
+        elif everything:
+            self.oracle.retract(machine)
         self.struck(machine)
         await self.boot(machine)
 

@@ -184,21 +184,25 @@ class Planner:
         """Decide what is shown, and with which number, and take in whatever that touches, until nothing more comes of it.
 
         Which values are wanted depends on the numbers of parents, and these on which parents are held: a round for
-        each step from parents to children. Where rows refer to each other in a circle it need not come to rest.
+        each step from parents to children. Where rows refer to each other in a circle it need not come to rest (decision 0019).
         """
-        numbers: dict[bytes, Place] = {}
         rounds = ROUNDS_MAX
         while True:
             size = len(self.rows)
+            used: dict[bytes, Value] = {}
+
+            def number(key: bytes, used: dict[bytes, Value] = used) -> Value:
+                found = used[key] = self.number_then(key)
+                return found
+
             self.held_claims.clear()
-            for held, holder in decide_claims(self.rows, self.constraints, self.number_then):
+            for held, holder in decide_claims(self.rows, self.constraints, number):
                 self.wholes.unite(held, holder)
             self.decide_numbers()
             for row in list(self.rows.values()):
                 self.grow(row)
-            before, numbers = numbers, self.new_numbers()
             if size == len(self.rows):
-                if numbers == before or not rounds:
+                if not rounds or all(self.number_then(key) == value for key, value in used.items()):
                     return
                 rounds -= 1
 
@@ -208,14 +212,6 @@ class Planner:
         if row is not None:
             return row.winner if row.held and row.winner else key
         return self.places.held.get(key) or key
-
-    def new_numbers(self) -> dict[bytes, Place]:
-        """Return the numbers of the rows that have not the one that they were born with."""
-        return {
-            key: row.number
-            for key, row in self.rows.items()
-            if row.number is not None and row.number != row.born
-        }
 
     def decide_numbers(self) -> None:
         """Give numbers to the rows of tables with births."""
@@ -324,7 +320,7 @@ class Planner:
         return found
 
     def grow_claim(self, row: Row, claim: Claim) -> None:
-        """Take in the row that has a UNIQUE value now."""
+        """Take in the rows that have a UNIQUE value now, as it is shown now and as it will be."""
         unique = self.constraints.unique[row.table.name][claim[1]]
         table = row.table.name
         now = then = unique.values(

@@ -532,7 +532,7 @@ class Scanner:
                 else self.observation(one, as_draft(base.item))
             )
         # What no app wrote is no addition: a backup that was put back counts as it is.
-        counters = look.counters.get(one.table.name, ()) if one.touched else ()
+        counters = look.counters.get(one.table.name, ()) if one.touched and not look.approved else ()
         made = draft(one.key, migrated(base.item, changes, counters, salt=self.salt))
         return self.observation(one, made, partial=partial)
 

@@ -11,7 +11,7 @@ one of them is shown with a fresh number, and a file holds that: as its own, or 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from enum import Enum
 from itertools import islice, product
@@ -25,7 +25,7 @@ from p2psyncd.sources.database.schema import Schema, Table
 from p2psyncd.sources.database.show import Catalogue, as_value, reference_roots
 from p2psyncd.sources.database.values import Cell, Ref, Value, same_cell
 
-__all__ = ["FirstNames", "SameRow", "take_back_twins"]
+__all__ = ["FirstNames", "SameRow", "name_here", "take_back_twins"]
 
 # To look for each of the rows that came costs about 15 µs.
 FEW = 1000
@@ -146,14 +146,18 @@ def take_back_twins(store: Catalogue, schema: Schema, changed: Collection[bytes]
     names = {key: found for key in changed if (found := is_same.names.of(key))}
     known = store.get_many(sorted({name for found in names.values() for name in found}))
     firsts = {name: stored.item for name, stored in known.items() if stored.item.dot.actor == BASELINE_ACTOR}
-    born = store.get_many(sorted(key for key, found in names.items() if not firsts.keys().isdisjoint(found)))
-    twins = {
-        name
-        for key, stored in born.items()
-        for name in names[key]
-        if name in firsts and is_same(firsts[name], stored.item)
-    }
+    meant = {key: name for key, found in names.items() if (name := name_here(found, known)) in firsts}
+    born = store.get_many(sorted(meant))
+    twins = {meant[key] for key, stored in born.items() if is_same(firsts[meant[key]], stored.item)}
     return [taken_back(firsts[name]) for name in sorted(twins)]
+
+
+def name_here(names: Sequence[bytes], known: Collection[bytes]) -> bytes | None:
+    """Return under which of its names a row may be here, of those that are known, now or once; None if of none.
+
+    Where the fresh one is known the file was made with the row there, and the plain one is another row's.
+    """
+    return next((name for name in reversed(names) if name in known), None)
 
 
 def taken_back(item: Item) -> Draft:

@@ -200,7 +200,12 @@ class History:
                 raise NoSuchItem(f"There is no version {version} of {os.fsdecode(key)!r}")
             new = b"%d.restore" % self.clock.now_us()
             copy_version(directories, place, old, new, status)
-            self.put_live(directories, new, key)
+            try:
+                self.put_live(directories, new, key)
+            except OSError:
+                with suppress(FileNotFoundError):
+                    os.unlink(new, dir_fd=directories.directory(STAGING))
+                raise
             os.fsync(directories.parent(key)[0])
 
     def put_live(self, directories: Directories, staged: bytes, key: bytes) -> None:
@@ -214,7 +219,6 @@ class History:
         except FileExistsError:
             status = directories.status(key)
             if status is not None and stat.S_ISDIR(status.st_mode):
-                os.unlink(staged, dir_fd=directories.directory(STAGING))
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(key)) from None
             dot = Dot(LOCAL_ACTOR, self.clock.now_us())
             slot = self.move_in(directories, STAGING, staged, key, dot)

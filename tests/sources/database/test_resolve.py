@@ -208,3 +208,44 @@ def test_numbers_do_not_depend_on_the_order_in_which_rows_are_given(
     given_now = decided(order)
     assert given_now == decided(range(6))
     assert len(set(given_now.values())) == len(given_now)
+
+
+CHAIN = """
+CREATE TABLE p(id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE c(id INTEGER PRIMARY KEY, pid INTEGER UNIQUE REFERENCES p(id), what TEXT);
+CREATE TABLE g(id INTEGER PRIMARY KEY, cid INTEGER REFERENCES c(id));
+"""
+
+
+def test_values_are_decided_anew_where_a_parent_gets_the_number_back_that_it_was_born_with(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    a, b, unenforced, late = (Replica(n, tmp_path / f"{n}.db", CHAIN, clock) for n in range(1, 5))
+
+    def give(source: Replica, *others: Replica) -> None:
+        source.scan()
+        for other in others:
+            other.receive(source.items())
+            other.apply()
+
+    for replica, name in ((a, "G"), (b, "P")):
+        replica.run(f"INSERT INTO p VALUES(5, '{name}')")
+        replica.scan()
+    give(a, late, b)
+    give(b, late, a)
+    # One refers to a number that it has no row of; another one to the row with the fresh number, whose own becomes free.
+    unenforced.run("INSERT INTO c VALUES(200, 5, 'D')", "INSERT INTO g VALUES(1, 200)", foreign_keys=False)
+    unenforced.scan()
+    a.run("INSERT INTO c SELECT 100, id, 'C' FROM p WHERE name = 'P'", "INSERT INTO g VALUES(7, 100)")
+    a.scan()
+    a.run("DELETE FROM p WHERE id = 5", "UPDATE p SET name = 'P2' WHERE name = 'P'", foreign_keys=False)
+    a.scan()
+    late.receive(a.items())
+    late.receive(unenforced.items())
+    late.apply()
+    exchange(a, b, unenforced, late)
+    assert a.tables() == b.tables() == unenforced.tables() == late.tables()
+    assert a.tables()["g"] == ["(1, 200)", "(7, 200)"]
+    for replica in (a, b, unenforced, late):
+        replica.close()

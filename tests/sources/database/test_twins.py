@@ -209,3 +209,27 @@ def test_a_copy_of_a_file_with_fresh_numbers_joins_and_what_was_written_to_it_si
     assert first == {**before, "card": sorted([*before["card"], f"(9, {place}, 'one more')"])}
     for replica in share.replicas:
         replica.close()
+
+
+@pytest.mark.parametrize("what", ["tag", "person"])
+def test_what_a_copys_app_wrote_like_a_row_with_a_fresh_number_is_its_own(tmp_path: Path, what: str) -> None:
+    share = collided(tmp_path)
+    fresh = [int(row[1:].partition(",")[0]) for row in share.replicas[0].tables()["person"]]
+    place = max(fresh)
+    [(name,)] = share.replicas[0].run(f"SELECT name FROM person WHERE id = {place}")
+    share.replicas[0].run(f"INSERT INTO tag VALUES ({place}, 'red')")
+    share.exchange()
+    share.copy(
+        "INSERT INTO tag VALUES (3, 'red')"
+        if what == "tag"
+        else f"UPDATE person SET name = '{name}' WHERE id = 3"
+    )
+    share.exchange()
+    first, *others = [replica.tables() for replica in share.replicas]
+    assert others == [first, first]
+    if what == "tag":
+        assert {row for row in first["tag"] if "red" in row} == {"(3, 'red')", f"({place}, 'red')"}
+    else:
+        assert sum(f"'{name}'" in row for row in first["person"]) == 2
+    for replica in share.replicas:
+        replica.close()
