@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 RETRY_S = 5.0
 CLOSE_S = 3.0
 CONFIRM_S = 5.0
+# Somebody waits for a pairing code's number, who has thirty seconds.
+ASK_AGAIN_S = 4.0
 # Bounds against a network full of invented services.
 SERVICES_MAX = 512
 ADDRESSES_MAX = 16
@@ -137,7 +139,12 @@ class Discovery:
             showing = [seen for seen in self.seen.values() if seen.nameplate == nameplate]
             if showing:
                 return [address for seen in showing for address in seen.addresses]
-            await changed.wait()
+            with trio.move_on_after(ASK_AGAIN_S) as waited:
+                await changed.wait()
+            if waited.cancelled_caught:
+                # Who shows it says so three times within a second and then only when asked: all of that may be lost, and
+                # of what was asked on hearing it the answer.
+                self.refresh()
 
     # Running
 

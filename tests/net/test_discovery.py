@@ -308,6 +308,30 @@ async def test_a_service_s_name_that_breaks_the_rules_is_passed_over(
             await trio.to_thread.run_sync(mdns.close)
 
 
+async def test_who_looks_for_a_code_asks_again_where_what_was_said_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(discovery_module, "ASK_AGAIN_S", 0.2)
+    browse, resolve, asked = Mdns.browse, Mdns.resolve, []
+
+    def note(self: Mdns) -> None:
+        asked.append(self)
+        browse(self)
+
+    def lose(self: Mdns, instance: str) -> Any:
+        # Both have asked once as they began; whoever waits asks once more.
+        return resolve(self, instance) if len(asked) > 2 else None
+
+    monkeypatch.setattr(Mdns, "browse", note)
+    monkeypatch.setattr(Mdns, "resolve", lose)
+    one, other = make(), make(THEM, 22601)
+    async with running(one, []), running(other, []):
+        await other.set_nameplate("7")
+        with trio.fail_after(10):
+            assert await one.find_nameplate("7") == ["127.0.0.1:22601"]
+    assert len(asked) > 2
+
+
 async def test_an_announcement_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery_module, "RETRY_S", 0.05)
     real, calls = Mdns.announce, []
