@@ -492,6 +492,10 @@ class Ledger:
             item = supersede(merged.rewrite, self.dot(), self.clock.now_us(), ours.item, theirs)
         else:
             winner, loser = (ours.item, theirs) if merged.winner is Side.OURS else (theirs, ours.item)
+            if merged.rewrite is not None and merged.rewrite.kind is not Kind.TOMBSTONE and not winner.live:
+                # An edit beats a delete. Who only receives cannot write it again in knowledge of both, and where the delete
+                # is forgotten nobody does.
+                winner, loser = loser, winner
             # A winner that claimed to know the loser would replace it, where its bytes are, without a copy; and a
             # delete that claimed to know an edit would delete it, where somebody could have written it again.
             unsettled = merged.aside is not None or merged.rewrite is not None
