@@ -78,6 +78,8 @@ def restore(
         return
     if "count" in done:
         talk(f"{count(done['count'], 'deleted file')} back in {escape(done['path'])}.")
+        for one in done.get("failed", []):
+            talk(f"not back: {escape(one)}")
         return
     if "item" in done:
         talk(

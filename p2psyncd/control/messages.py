@@ -350,6 +350,8 @@ class Restored(TypedDict):
     """Whether something was at the path; it is in history now."""
     count: NotRequired[int]
     """Of a folder: how many files that had been deleted are back."""
+    failed: NotRequired[list[str]]
+    """Of a folder: what could not be put back, each with the reason."""
     item: NotRequired[str]
     """Of a database: the row."""
 

@@ -6,7 +6,6 @@ So all devices list the same conflicts, and resolving one anywhere resolves it e
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,8 +29,6 @@ from p2psyncd.sources.folder.resolve import discard_copy, promote_copy, rename_c
 from p2psyncd.sources.folder.versions import versions_below
 
 __all__ = ["FolderDesk"]
-
-log = logging.getLogger(__name__)
 
 ID_BYTES = 6
 TAG_ACTOR_DIGITS = 8
@@ -135,8 +132,8 @@ class FolderDesk:
         def put_back() -> Restored:
             folder = path.is_dir() and not path.is_symlink()
             if version is None and (folder or not (os.path.lexists(path) or history.list(key))):
-                chosen, count = put_back_tree(history, self.root, key)
-                return Restored(path=str(path), version=chosen, replaced=False, count=count)
+                chosen, count, failed = put_back_tree(history, self.root, key)
+                return Restored(path=str(path), version=chosen, replaced=False, count=count, failed=failed)
             chosen, replaced = put_version_back(history, key, path, version)
             return Restored(path=str(path), version=chosen, replaced=replaced)
 
@@ -219,13 +216,17 @@ def put_version_back(history: History, key: bytes, path: Path, version: str | No
     return chosen, replaced
 
 
-def put_back_tree(history: History, root: Path, key: bytes) -> tuple[str, int]:
-    """Put the newest version of everything back that is missing below a folder; return the last one's name, and how many.
+def put_back_tree(history: History, root: Path, key: bytes) -> tuple[str, int, list[str]]:
+    """Put the newest version of everything back that is missing below a folder.
 
     What is there stays as it is. The folder may be the share's own.
 
+    Returns:
+        The last version's name, how many files are back, and what could not be put back, each with the reason.
+
     Raises:
         NoSuchItem: Nothing that is missing is kept.
+        OSError: None of it can be put back.
     """
     newest: dict[bytes, kept.Version] = {}
     for one in versions_below(history, key):
@@ -234,16 +235,15 @@ def put_back_tree(history: History, root: Path, key: bytes) -> tuple[str, int]:
     if not missing:
         raise NoSuchItem(f"Nothing that was deleted in {root / os.fsdecode(key)} is kept")
     back: list[str] = []
-    failed: list[OSError] = []
+    failed: list[tuple[bytes, OSError]] = []
     for below, one in missing.items():
         try:
             history.restore(below, one.version)
         except OSError as error:
             # Something has the name of its folder by now, say: the others come back all the same.
-            log.warning("not_restored path=%r error=%s", os.fsdecode(below), error)
-            failed.append(error)
+            failed.append((below, error))
         else:
             back.append(one.version)
     if not back:
-        raise failed[0]
-    return back[0], len(back)
+        raise failed[0][1]
+    return back[0], len(back), [f"{text_of_key(key)}: {error.strerror or error}" for key, error in failed]

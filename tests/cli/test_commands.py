@@ -318,6 +318,7 @@ def test_wait_without_peers_says_so(run: Any, backend: Any) -> None:
     ("more", "said"),
     [
         ({"count": 3}, "3 deleted files back in /f.\n"),
+        ({"count": 1, "failed": ["d/a: why"]}, "1 deleted file back in /f.\nnot back: d/a: why\n"),
         ({"item": "people 1"}, "people 1 in /f is back as of version v1.\n"),
     ],
 )
