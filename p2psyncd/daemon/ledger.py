@@ -425,17 +425,41 @@ class Ledger:
         # Two versions that each claim to know the other are a liar's: two honest devices that hold one each would
         # answer each other with theirs for ever. They are settled as what they are, concurrent.
         newer, older = self.knows(item, ours), self.knows(ours, item)
+        base = page.applied(item.key)
         if older and not newer:
-            if repair:
+            if ours.live and not item.live and not self.source.whole and not covers_all(ours, item):
+                if self.announces:
+                    self.write_again(page, ours, item, base)
+            elif repair:
                 received.answers.append(ours)
             return
-        base = page.applied(item.key)
         if newer and not older:
             self.take_newer(page, item, base)
         elif not self.merge(page, Stored(item=ours, state=stored.state), item, base=base):
             received.deferred.append(item)
-        elif repair and item.dot.actor == BASELINE_ACTOR and is_same(page.stored[item.key].item, ours):
-            received.answers.append(ours)
+        elif repair and self.must_answer(item, ours) and is_same(page.stored[item.key].item, ours):
+            received.answers.append(page.stored[item.key].item)
+
+    def must_answer(self, item: Item, ours: Item) -> bool:
+        """Return whether who brought a version that lost to ours would never hear of ours otherwise.
+
+        What was there before the share was has one name on all devices. And a delete is in no trie: who has forgotten it, or
+        never had it, would bring the other version for ever.
+        """
+        untold = self.announces and not self.source.whole and not ours.live
+        return untold or item.dot.actor == BASELINE_ACTOR
+
+    def write_again(self, page: Page, ours: Item, gone: Item, base: Stored | None) -> None:
+        """Write what stands against a delete that is forgotten here: in knowledge of it, as it could not be named before.
+
+        Who remembers it, and not that it may be forgotten, would hold it against what its own device made there since.
+        """
+        draft = Draft(key=ours.key, kind=ours.kind, digest=ours.digest, size=ours.size, meta=ours.meta)
+        again = supersede(draft, self.dot(), self.clock.now_us(), ours, gone)
+        if base is not None and self.is_in_place(base, again):
+            page.put(Stored(item=again, state=base.state))
+        else:
+            page.put_pending(Pending(item=again, base=base))
 
     def knows(self, item: Item, other: Item) -> bool:
         """Return whether a version was written in knowledge of another one.
