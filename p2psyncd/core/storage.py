@@ -88,15 +88,19 @@ class ShareStorage(Protocol):
         """Return what `get` returns, for the keys that exist."""
         ...
 
-    def put(self, rows: Iterable[Stored]) -> None:
+    def put(self, rows: Iterable[Stored], *, new: bool = False) -> None:
         """Insert or replace items as *applied* (live with a state, or tombstones) and drop their pending rows.
 
         Each gets a new arrival number; the trie follows.
+
+        Args:
+            rows: They.
+            new: Whether the caller knows that nothing is stored under any of their keys.
         """
         ...
 
-    def put_pending(self, rows: Iterable[Pending]) -> None:
-        """Insert or replace items that are known but not applied; `base` says what is applied instead."""
+    def put_pending(self, rows: Iterable[Pending], *, new: bool = False) -> None:
+        """Insert or replace items that are known but not applied; `base` says what is applied instead; `new` as in `put`."""
         ...
 
     def set_state(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
@@ -105,6 +109,10 @@ class ShareStorage(Protocol):
 
     def settle(self, rows: Iterable[tuple[bytes, Dot, bytes]]) -> None:
         """Mark pending items (key, dot, state) as applied; rows whose dot is no longer the newest are left alone."""
+        ...
+
+    def settle_all(self, rows: Sequence[tuple[Pending, bytes]]) -> None:
+        """Mark rows that are pending now, just so, as applied with these states."""
         ...
 
     def fail(self, rows: Iterable[tuple[bytes, str]]) -> None:
@@ -119,8 +127,14 @@ class ShareStorage(Protocol):
         """Return the pending rows of these keys."""
         ...
 
-    def still_pending(self, rows: Sequence[Pending]) -> list[Pending]:
-        """Return what of some pending rows is pending still, in their order, each as it is now."""
+    def still_pending(self, rows: Sequence[Pending], *, since: int | None = None) -> list[Pending]:
+        """Return what of some pending rows is pending still, in their order, each as it is now.
+
+        Args:
+            rows: As they were pending once.
+            since: The arrival number when they were, if nothing was settled from then on but what arrived later: spares
+                looking at most of them again.
+        """
         ...
 
     def base_of_pending_digest(self, digest: bytes) -> list[Stored]:

@@ -220,9 +220,9 @@ class Applier:
         fresh = await self.replica.take_fresh()
         if survey or fresh is None:
             await self.survey()
-        elif fresh:
-            for at in range(0, len(fresh), self.page_items):
-                await self.work_on(fresh[at : at + self.page_items])
+        else:
+            for at in range(0, len(fresh.rows), self.page_items):
+                await self.work_on(fresh.rows[at : at + self.page_items], fresh.since)
         came, self.came = self.came, []
         if came:
             await self.work_on(await self.apply(came))
@@ -234,7 +234,7 @@ class Applier:
             self.waiting = ""
             if self.untidy and not self.fetching:
                 await self.tidy()
-        return fresh is None or bool(fresh or came)
+        return fresh is None or bool(fresh.rows or came)
 
     @property
     def page_items(self) -> int:
@@ -258,9 +258,9 @@ class Applier:
         self.blocked.clear()
         self.failures.clear()
         after = b""
-        while page := await self.replica.pending(limit=self.page_items, after=after):
-            after = page[-1].item.key
-            await self.work_on(page)
+        while (page := await self.replica.pending(limit=self.page_items, after=after)).rows:
+            after = page.rows[-1].item.key
+            await self.work_on(*page)
             if self.waiting:
                 break
         # A session that was cut, or a local edit at the wrong moment, left the shape of the tree unsettled.
@@ -268,11 +268,11 @@ class Applier:
         if again:
             await self.replica.unstick(again)
 
-    async def work_on(self, page: list[Pending]) -> None:
+    async def work_on(self, page: list[Pending], since: int | None = None) -> None:
         """Apply what can be applied of a page, and of what waited for it; note the contents that are lacking."""
         # A loop: folders may lie in one another two thousand deep.
         while page:
-            page = await self.apply(await self.ready(page))
+            page, since = await self.apply(await self.ready(page), since), None
 
     async def ready(self, page: list[Pending]) -> list[Pending]:
         """Return what of a page can be applied, and note the contents that the rest lacks."""
@@ -293,12 +293,12 @@ class Applier:
             self.work.fire()
         return ready
 
-    async def apply(self, ready: list[Pending]) -> list[Pending]:
+    async def apply(self, ready: list[Pending], since: int | None = None) -> list[Pending]:
         """Put versions in place, and remember which of them failed; return what waited for these."""
         if not ready:
             return []
         try:
-            unsettled, failures = await self.replica.apply(ready)
+            unsettled, failures = await self.replica.apply(ready, since)
             self.waiting = ""
         except DatabaseUnavailable as error:
             # Nothing was done. Whatever else is pending has to wait for the same.

@@ -45,6 +45,8 @@ class Page:
 
     stored: dict[bytes, Stored]
     pending: dict[bytes, Pending]
+    unknown: set[bytes] = field(default_factory=set)
+    """Keys under which nothing is stored."""
     puts: dict[bytes, Stored] = field(default_factory=dict)
     pendings: dict[bytes, Pending] = field(default_factory=dict)
     states: dict[bytes, bytes] = field(default_factory=dict)
@@ -130,15 +132,16 @@ class Ledger:
         """Return what the store says about some keys."""
         stored = self.store.get_many(keys)
         # What is pending is not in place: most keys are either new, or in place.
-        return Page(stored, self.store.pending_of([key for key, row in stored.items() if not row.state]))
+        waiting = self.store.pending_of([key for key, row in stored.items() if not row.state])
+        return Page(stored, waiting, unknown={*keys}.difference(stored))
 
     def write(self, page: Page) -> None:
         """Hand a page's rows to the store."""
         self.former |= page.former
         if page.puts:
-            self.store.put(page.puts.values())
+            self.store.put(page.puts.values(), new=page.unknown.issuperset(page.puts))
         if page.pendings:
-            self.store.put_pending(page.pendings.values())
+            self.store.put_pending(page.pendings.values(), new=page.unknown.issuperset(page.pendings))
             self.fresh.update(page.pendings)
             if len(self.fresh) > FRESH_MAX:
                 self.fresh.clear()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from enum import Enum
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import trio
 
@@ -45,7 +45,7 @@ from p2psyncd.wire.codec import INT_MAX
 from p2psyncd.wire.effects import FIRST_BOOT, Standing
 from p2psyncd.wire.messages import Delta, Done, Hello, Know, SessionMessage
 
-__all__ = ["EVERYTHING", "WHOLE_ITEMS_MAX", "Phase", "Replica"]
+__all__ = ["EVERYTHING", "WHOLE_ITEMS_MAX", "Phase", "Replica", "Waiting"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -73,6 +73,17 @@ class Phase(Enum):
     HELD = "held"
     PAUSED = "paused"
     ERROR = "error"
+
+
+class Waiting(NamedTuple):
+    """Some pending versions, in key order."""
+
+    rows: list[Pending]
+    since: int | None = None
+    """As of which arrival number they were pending, if nothing settles any of them before they are applied.
+
+    None in folders, where a directory that comes into place takes along what waited for it, in whatever page that is.
+    """
 
 
 class Replica:
@@ -540,20 +551,28 @@ class Replica:
 
     # Applying
 
-    async def take_fresh(self) -> list[Pending] | None:
+    async def take_fresh(self) -> Waiting | None:
         """Return what became pending since the last call, in key order; None: too much to be kept in mind."""
         if not self.ledger.fresh and not self.ledger.overflowed:
-            return []
+            return Waiting([])
         async with self.lock:
             fresh, self.ledger.fresh = self.ledger.fresh, {}
             overflowed, self.ledger.overflowed = self.ledger.overflowed, False
+            arrival = self.store.arrival()
         if overflowed:
             return None
-        return [fresh[key] for key in sorted(fresh)]
+        return Waiting([fresh[key] for key in sorted(fresh)], arrival if self.source.whole else None)
 
-    async def apply(self, batch: Sequence[Pending]) -> tuple[list[bytes], dict[bytes, str]]:
-        """Put pending versions in place; return the keys that are not, for now, and why they failed."""
-        outcomes = await self.step(lambda: self.apply_now(batch))
+    async def apply(
+        self, batch: Sequence[Pending], since: int | None = None
+    ) -> tuple[list[bytes], dict[bytes, str]]:
+        """Put pending versions in place; return the keys that are not, for now, and why they failed.
+
+        Args:
+            batch: They.
+            since: See `Waiting`.
+        """
+        outcomes = await self.step(lambda: self.apply_now(batch, since))
         surprised = [o.key for o in outcomes if isinstance(o, Surprised)]
         if surprised:
             await self.look(surprised)
@@ -566,19 +585,20 @@ class Replica:
         unsettled = [o.key for o in outcomes if isinstance(o, Surprised | Failed)]
         return unsettled, {o.key: o.reason for o in outcomes if isinstance(o, Failed)}
 
-    def apply_now(self, batch: Sequence[Pending]) -> list[Outcome]:
+    def apply_now(self, batch: Sequence[Pending], since: int | None = None) -> list[Outcome]:
         """Apply what is still pending of a batch, and note the outcomes; blocks."""
         self.source.check()
-        still = self.store.still_pending(batch)
+        still = self.store.still_pending(batch, since=since)
         if self.source.whole and len(still) < len(batch):
             # What an edit was merged with goes along: a parent must not go before a child that the app has just changed.
             overtaken = {p.item.key for p in batch} - {p.item.key for p in still}
             still += self.store.pending_of(sorted(overtaken)).values()
         outcomes = self.source.apply(still)
-        dots: dict[bytes, Dot] = {p.item.key: p.item.dot for p in still}
+        asked = {p.item.key: p for p in still}
         with self.store.transaction(durable=self.source.whole):
             self.restate(outcomes)
-            self.store.settle([(o.key, dots[o.key], o.state) for o in outcomes if isinstance(o, Applied)])
+            applied = {o.key: o.state for o in outcomes if isinstance(o, Applied)}
+            self.store.settle_all([(asked[key], state) for key, state in applied.items()])
             self.store.fail([(o.key, o.reason) for o in outcomes if isinstance(o, Failed)])
         return outcomes
 
@@ -594,10 +614,11 @@ class Replica:
 
     # Reading
 
-    async def pending(self, *, limit: int, after: bytes = b"") -> list[Pending]:
+    async def pending(self, *, limit: int, after: bytes = b"") -> Waiting:
         """Return pending versions in key order."""
         async with self.lock:
-            return await self.executor.run(lambda: self.store.pending(limit=limit, after=after))
+            rows = await self.executor.run(lambda: self.store.pending(limit=limit, after=after))
+            return Waiting(rows, self.store.arrival() if self.source.whole else None)
 
     async def query(self, call: Callable[[ShareStorage], T]) -> T:
         """Run a blocking read on the store."""

@@ -101,8 +101,26 @@ class ShareReader:
             )
         ]
 
-    def still_pending(self, rows: Sequence[Pending]) -> list[Pending]:
-        """Return what of some pending rows is pending still, in their order, each as it is now."""
+    def still_pending(self, rows: Sequence[Pending], *, since: int | None = None) -> list[Pending]:
+        """Return what of some pending rows is pending still, in their order, each as it is now.
+
+        Args:
+            rows: As they were pending once.
+            since: The arrival number when they were, if nothing was settled from then on but what arrived later.
+        """
+        if since is None or self.arrival() - since > len(rows):
+            return self.looked_up_again(rows)
+        arrived = {key for (key,) in self.database.rows("SELECT key FROM items WHERE arrived > ?", (since,))}
+        # What is in place beneath a version may be something else by now, without a word of its arrival.
+        doubtful = [row for row in rows if row.base is not None or row.item.key in arrived]
+        if not doubtful:
+            return list(rows)
+        again = {row.item.key: row for row in self.looked_up_again(doubtful)}
+        gone = {row.item.key for row in doubtful} - again.keys()
+        return [again.get(row.item.key, row) for row in rows if row.item.key not in gone]
+
+    def looked_up_again(self, rows: Sequence[Pending]) -> list[Pending]:
+        """Return what `still_pending` returns, each row looked up."""
         found = {
             key: ((self.actors[actor], seq, digest, meta), disk_kind)
             for key, actor, seq, digest, meta, disk_kind in self.pending_columns(
@@ -120,6 +138,11 @@ class ShareReader:
             [row.item.key for row in same if row.base is not None or found[row.item.key][1]]
         )
         return [again.get(row.item.key, row) for row in same]
+
+    def arrival(self) -> int:
+        """Return the highest arrival number so far."""
+        last: int = self.database.row("SELECT coalesce(max(arrived), 0) FROM items")[0]
+        return last
 
     def base_of_pending_digest(self, digest: bytes) -> list[Stored]:
         """Return applied files with this digest that a pending version is about to replace or delete (at most 256)."""

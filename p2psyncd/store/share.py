@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class ShareStore(ShareReader):
         self.dirty: set[bytes] = set()
         # Reading every item once also finds most of what a damaged disk can do to the file.
         self.counts = Counts.of(database.row(COUNTS))
-        self.last_arrival: int = database.row("SELECT coalesce(max(arrived), 0) FROM items")[0]
+        self.last_arrival = super().arrival()
 
     @classmethod
     def open(
@@ -152,16 +152,23 @@ class ShareStore(ShareReader):
             self.dirty = set()
 
     # Items
-    def put(self, rows: Iterable[Stored]) -> None:
-        """Insert or replace items as *applied* (live with a state, or tombstones) and drop their pending rows."""
+    def put(self, rows: Iterable[Stored], *, new: bool = False) -> None:
+        """Insert or replace items as *applied* (live with a state, or tombstones) and drop their pending rows.
+
+        Args:
+            rows: They.
+            new: Whether the caller knows that nothing is stored under any of their keys: spares looking.
+        """
         newest = {stored.item.key: stored for stored in rows}
         with self.transaction():
             self.insert(
-                newest, ((stored.item, 0, stored.item.kind, stored.state, "") for stored in newest.values())
+                newest,
+                ((stored.item, 0, stored.item.kind, stored.state, "") for stored in newest.values()),
+                new=new,
             )
 
-    def put_pending(self, rows: Iterable[Pending]) -> None:
-        """Insert or replace items that are known but not applied; `base` says what is applied instead."""
+    def put_pending(self, rows: Iterable[Pending], *, new: bool = False) -> None:
+        """Insert or replace items that are known but not applied; `base` says what is applied instead; `new` as in `put`."""
         newest = {row.item.key: row for row in rows}
         with self.transaction():
             self.insert(
@@ -172,6 +179,7 @@ class ShareStore(ShareReader):
                     else (row.item, 1, 0, b"", row.failed)
                     for row in newest.values()
                 ),
+                new=new,
             )
             self.database.run_many(
                 "INSERT INTO bases (key, kind, digest, size, meta, actor, seq, hlc, vector) VALUES (?,?,?,?,?,?,?,?,?)",
@@ -193,10 +201,12 @@ class ShareStore(ShareReader):
             item.vector,
         )
 
-    def insert(self, keys: Iterable[bytes], rows: Iterable[tuple[Item, int, int, bytes, str]]) -> None:
+    def insert(
+        self, keys: Iterable[bytes], rows: Iterable[tuple[Item, int, int, bytes, str]], *, new: bool
+    ) -> None:
         """Write rows of the table `items`: (item, pending, kind on disk, state on disk, why it failed)."""
         keys = list(keys)
-        minus = self.counted(keys) if self.counts.rows else Counts()
+        minus = self.counted(keys) if self.counts.rows and not new else Counts()
         if minus.pending_items:
             self.database.run_many("DELETE FROM bases WHERE key = ?", [(key,) for key in keys])
         before = self.last_arrival
@@ -259,15 +269,24 @@ class ShareStore(ShareReader):
     def settle(self, rows: Iterable[tuple[bytes, Dot, bytes]]) -> None:
         """Mark pending items (key, dot, state) as applied; rows whose dot is no longer the newest are left alone."""
         wanted = {key: (dot.actor, dot.seq, state) for key, dot, state in rows}
-        with self.transaction():
-            # Looked up before: what RETURNING costs is more than the update itself.
-            settled = [
+        # Looked up before: what RETURNING costs is more than the update itself.
+        self.mark_settled(
+            [
                 (key, kind, size, wanted[key][2])
                 for key, kind, size, actor, seq in self.pending_columns(
                     list(wanted), "kind, size, actor, seq"
                 )
                 if (self.actors[actor], seq) == wanted[key][:2]
             ]
+        )
+
+    def settle_all(self, rows: Sequence[tuple[Pending, bytes]]) -> None:
+        """Mark rows that are pending now, just so, as applied with these states."""
+        self.mark_settled([(row.item.key, row.item.kind, row.item.size, state) for row, state in rows])
+
+    def mark_settled(self, settled: Sequence[tuple[bytes, int, int, bytes]]) -> None:
+        """Mark pending rows (key, kind, size, state) as applied."""
+        with self.transaction():
             self.database.run_many(
                 "UPDATE items SET pending = 0, disk_kind = kind, disk_state = ?, failed = '' WHERE key = ?",
                 [(state if kind else b"", key) for key, kind, _, state in settled],

@@ -110,11 +110,11 @@ async def test_a_parent_does_not_go_before_the_child_that_the_app_has_changed(
     await a.scan()
     await b.scan()
     await b.receive(list(a.store.all_items()), [], repair=False)
-    assert await b.apply(await b.pending(limit=10)) == ([], {})
+    assert await b.apply(*await b.pending(limit=10)) == ([], {})
     write(files[0], "DELETE FROM lines; DELETE FROM orders")
     await a.scan()
     await b.receive(list(a.store.all_items()), [], repair=False)
-    batch = await b.pending(limit=10)
+    batch = (await b.pending(limit=10)).rows
     write(files[1], "UPDATE lines SET what = 'of b'")
     await b.scan()
     assert await b.apply(batch) == ([], {})

@@ -155,6 +155,43 @@ def test_of_pending_items_those_are_left_that_nothing_overtook_with_what_is_bene
     ]
 
 
+def test_of_what_was_looked_at_only_what_arrived_since_is_looked_at_again(
+    store: ShareStore, share: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = stored(share.item(b"base", 1))
+    store.put([base])
+    waiting = [pending(share.item(name, 2)) for name in (b"a", b"gone", b"overtaken", b"z")]
+    on_base = pending(share.item(b"base", 3), base)
+    store.put_pending([*waiting, on_base])
+    since = store.arrival()
+    store.put_pending([pending(share.item(b"overtaken", 4))])
+    store.put([stored(share.item(b"gone", 5))])
+    store.set_state([(b"base", b"touched")])
+    asked: list[bytes] = []
+    look = store.pending_columns
+    monkeypatch.setattr(
+        store, "pending_columns", lambda keys, columns: asked.extend(keys) or look(keys, columns)
+    )
+    left = store.still_pending([*waiting, on_base], since=since)
+    assert left == [waiting[0], waiting[3], replace(on_base, base=replace(base, state=b"touched"))]
+    assert asked == [b"gone", b"overtaken", b"base"]
+
+
+def test_what_is_pending_just_so_is_settled_without_a_look(store: ShareStore, share: Any) -> None:
+    there, gone = share.item(b"a", 2), share.item(b"b", 2, kind=Kind.TOMBSTONE)
+    under = stored(share.item(b"b", 1))
+    store.put([under])
+    rows = [pending(there), pending(gone, under)]
+    store.put_pending(rows)
+    store.settle_all([(rows[0], b"here"), (rows[1], b"")])
+    assert store.pending(limit=5) == []
+    assert store.get_many([b"a", b"b"]) == {
+        b"a": Stored(item=there, state=b"here"),
+        b"b": Stored(item=gone, state=b""),
+    }
+    assert store.totals().pending_items == 0
+
+
 def test_another_content_by_the_same_dot_is_not_what_was_pending(store: ShareStore, share: Any) -> None:
     """A machine was copied, and both went on with the same number at the same time."""
     one = share.item(b"a", 1)

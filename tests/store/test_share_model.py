@@ -56,6 +56,8 @@ class ShareMachine(RuleBasedStateMachine):
         self.rows: dict[bytes, Row] = {}
         self.seq = 0
         self.arrived = 0
+        self.looked: list[Pending] = []
+        self.looked_at = 0
 
     def teardown(self) -> None:
         self.store.close()
@@ -80,7 +82,7 @@ class ShareMachine(RuleBasedStateMachine):
             key: Stored(item=self.item(key, kind), state=b"" if kind is Kind.TOMBSTONE else b"s%d" % self.seq)
             for key in sorted(keys)
         }
-        self.store.put(rows.values())
+        self.store.put(rows.values(), new=not self.store.get_many(sorted(keys)))
 
         def follow() -> None:
             for key, stored in rows.items():
@@ -92,7 +94,7 @@ class ShareMachine(RuleBasedStateMachine):
     def put_pending(self, keys: set[bytes], kind: Kind) -> Callable[[], None]:
         bases = {key: self.rows[key].disk if key in self.rows else None for key in sorted(keys)}
         rows = {key: Pending(item=self.item(key, kind), base=base) for key, base in bases.items()}
-        self.store.put_pending(rows.values())
+        self.store.put_pending(rows.values(), new=not self.store.get_many(sorted(keys)))
 
         def follow() -> None:
             for key, pending in rows.items():
@@ -106,8 +108,18 @@ class ShareMachine(RuleBasedStateMachine):
     def settle(self, keys: set[bytes], _: Kind) -> Callable[[], None]:
         known = [self.rows[key] for key in sorted(keys) if key in self.rows]
         self.store.settle([(row.item.key, row.item.dot, b"settled") for row in known])
+        return self.settled(known)
 
+    def settle_all(self, keys: set[bytes], _: Kind) -> Callable[[], None]:
+        waiting = self.store.pending_of(sorted(keys))
+        self.store.settle_all([(row, b"settled") for row in waiting.values()])
+        return self.settled([self.rows[key] for key in waiting if key in self.rows])
+
+    def settled(self, known: list[Row]) -> Callable[[], None]:
         def follow() -> None:
+            # What was looked at and is settled is looked at no more.
+            settled = {row.item.key for row in known}
+            self.looked = [row for row in self.looked if row.item.key not in settled]
             for row in known:
                 if row.pending:
                     state = b"settled" if row.item.live else b""
@@ -136,7 +148,9 @@ class ShareMachine(RuleBasedStateMachine):
         return follow
 
     steps = st.tuples(
-        st.sampled_from(["put", "put", "put_pending", "put_pending", "settle", "set_state", "fail"]),
+        st.sampled_from(
+            ["put", "put", "put_pending", "put_pending", "settle", "settle_all", "set_state", "fail"]
+        ),
         some_keys,
         kinds,
     )
@@ -169,7 +183,16 @@ class ShareMachine(RuleBasedStateMachine):
                     self.store.root()
             raise Undo
 
+    @rule()
+    def look_at_what_is_pending(self) -> None:
+        self.looked, self.looked_at = self.store.pending(limit=1000), self.store.arrival()
+
     # What must hold
+
+    @invariant()
+    def what_was_pending_is_known_as_it_is_now(self) -> None:
+        looked = self.looked
+        assert self.store.still_pending(looked, since=self.looked_at) == self.store.still_pending(looked)
 
     @invariant()
     def the_items_are_the_models(self) -> None:

@@ -61,6 +61,7 @@ from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import Finding, Look, Scanner, Told, known_by_now
 from p2psyncd.sources.database.schema import Schema, Table, is_current, read_schema, schema_version
 from p2psyncd.sources.database.show import Catalogue, Place, Places, Settings, place_of
+from p2psyncd.sources.database.sincelook import SinceLook
 from p2psyncd.sources.database.twins import take_back_twins
 from p2psyncd.sources.database.watch import Watcher
 from p2psyncd.sources.faults import Faults
@@ -174,8 +175,7 @@ class DatabaseSource:
         """Whether hints are left that a later scan will drop."""
         self.compared: Notes | None = None
         """What to note once the findings of a full comparison are recorded."""
-        self.applied: set[bytes] = set()
-        """Keys of rows that were written to the file since the last scan began."""
+        self.since = SinceLook()
         self.hinted: list[Hint] = []
         """What the last look saw hinted at."""
         self.touched_s = -RESTS_S
@@ -373,7 +373,7 @@ class DatabaseSource:
         """Compare the hinted rows with what the store lists; all rows where hints may have been lost."""
         self.recover()  # if an app had the file locked before
         self.take_up_approval()
-        self.applied.clear()
+        self.since.begin()
         if self.copy is not None:
             if not Notes.load(self.catalogue).baselined:
                 yield from self.look_at_copy(self.copy, self.prepare())
@@ -384,6 +384,7 @@ class DatabaseSource:
         full = False
         try:
             with self.looking() as (connection, schema):
+                self.since.known_to = self.catalogue.arrival()
                 notes = Notes.load(self.catalogue)
                 full = (
                     self.full or self.guard.doubtful or notes.version != schema.version or not notes.baselined
@@ -454,7 +455,7 @@ class DatabaseSource:
         durable = False
         for finding in found:
             key = finding.draft.key if isinstance(finding, Observation) else finding.key
-            if key in self.applied:
+            if key in self.since.applied:
                 self.full |= full  # the file was read before that, the store after
                 continue
             if not durable:
@@ -602,8 +603,9 @@ class DatabaseSource:
 
     def confirm(self, observations: Sequence[Observation]) -> list[Observation]:
         """Return all but new rows that another scan has recorded by now: SQLite shows no passing states."""
-        places = Places.load(self.store)
-        known = known_by_now(self.store, places, observations)
+        known: set[bytes] = set()
+        if not self.since.is_alone(self.store.arrival()):
+            known = known_by_now(self.store, Places.load(self.store), observations)
         kept = [one for one in observations if one.draft.key not in known]
         if len(kept) < len(observations):
             self.again, self.full = True, self.full or self.compared is not None
@@ -713,14 +715,15 @@ class DatabaseSource:
         return self.row_applier.places.unsettled if self.row_applier is not None else ()
 
     def unsettle(self, changed: Collection[bytes]) -> None:
-        """Note what local changes have consequences for: a row that was held for one that is gone now."""
+        """Note what the local changes have consequences for that were just recorded: a row that was held for one that is gone now."""
+        self.since.recorded(self.store.arrival())
         if not self.looks_only:
             self.applier.unsettle(changed)
 
     def reshow(self) -> list[Outcome]:
         """Show anew what is noted."""
         outcomes = [] if self.looks_only else self.applier.reshow()
-        self.applied.update(outcome.key for outcome in outcomes)
+        self.since.applied.update(outcome.key for outcome in outcomes)
         return outcomes
 
     def is_conflict(self, key: bytes) -> bool:
@@ -767,7 +770,7 @@ class DatabaseSource:
 
     def apply(self, batch: Sequence[Pending]) -> list[Outcome]:
         """Put rows in place, in one transaction of the app's file."""
-        self.applied.update(pending.item.key for pending in batch)
+        self.since.applied.update(pending.item.key for pending in batch)
         # In place, and the store could not take note of it (its disk was full, say).
         done: list[Outcome] = [
             Applied(key=pending.item.key, state=self.last[pending.item.key][1])
@@ -779,8 +782,8 @@ class DatabaseSource:
         outcomes = self.applier.apply([pending for pending in batch if pending.item.key not in known])
         self.owe(began_s)
         # Once more: a scan that began meanwhile has the file as it was, and forgot what was applied before it.
-        self.applied.update(pending.item.key for pending in batch)
-        self.applied.update(outcome.key for outcome in outcomes if isinstance(outcome, Restated))
+        self.since.applied.update(pending.item.key for pending in batch)
+        self.since.applied.update(outcome.key for outcome in outcomes if isinstance(outcome, Restated))
         dots = {pending.item.key: pending.item.dot for pending in batch}
         self.last = {one.key: (dots[one.key], one.state) for one in outcomes if isinstance(one, Applied)}
         self.guard.save(self.store)

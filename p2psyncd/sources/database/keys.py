@@ -173,6 +173,9 @@ def pack_key(table: str, pk: Sequence[Cell], birth: bytes = b"", *, collations: 
     Raises:
         ValueError: Nothing can have such a key: a collation that is not SQLite's own, a name that is too long.
     """
+    if len(pk) == 1 and type(pk[0]) is int and not collations and len(birth) in {0, BIRTH_BYTES}:
+        plain = identities(table, pk[0])  # as most keys are
+        return b"%s/%s" % (plain, birth.hex().encode()) if birth else plain
     if not 0 < len(pk) <= PARTS_MAX or (collations and len(collations) != len(pk)):
         raise ValueError("a key has a wrong number of parts")
     parts = [pack_part(cell, collations[at] if collations else "BINARY") for at, cell in enumerate(pk)]
@@ -273,8 +276,14 @@ def bucket_of(key: bytes) -> bytes:
 
 
 def identities(table: str, pk: int) -> bytes:
-    """Return the key that all rows of one number begin with: it, or it and a slash and the birth."""
-    return pack_key(table, (pk,))
+    """Return the key that all rows of one number begin with: it, or it and a slash and the birth.
+
+    Raises:
+        ValueError: No row has such a number.
+    """
+    if not INTEGER_MIN <= pk <= INTEGER_MAX:
+        raise ValueError("a number is beyond 64 bits")
+    return b"%s/%x/%d" % (pack_table(table), pk >> 8, pk)
 
 
 def plain_key(key: bytes) -> bytes | None:

@@ -323,7 +323,7 @@ class Scanner:
 
     def new_key(self, table: Table, place: Place, ms: int | None) -> bytes:
         """Return the key of a row that the store knows nothing of; without a birth if `ms` is None."""
-        if table.has_births(self.schema) and isinstance(place[0], int):
+        if table.name in self.identities.births and isinstance(place[0], int):
             if ms is None:
                 return pack_key(table.name, place)
             birth = new_birth(ms, self.actor)
@@ -373,7 +373,7 @@ class Scanner:
     ) -> Iterator[Finding]:
         """Yield what differs in one table."""
         listed = self.listed_rows(table)
-        births = table.has_births(self.schema)
+        births = table.name in self.identities.births
         first = table.name not in look.known
         # A column that was renamed may keep its place in the order of the names: the state would be the same.
         other_columns = self.has_other_columns(table, look)
@@ -440,7 +440,7 @@ class Scanner:
 
     def listed_rows(self, table: Table) -> dict[object, tuple[bytes, bytes]]:
         """Return (key, state) of a table's shown rows: by number if they may have births, else by key."""
-        births = table.has_births(self.schema)
+        births = table.name in self.identities.births
         found: dict[object, tuple[bytes, bytes]] = {}
         prefix = pack_key(table.name, (0,)).partition(b"/")[0]
         for row in self.store.below(prefix):
@@ -545,7 +545,7 @@ class Scanner:
 
     def name_itself(self, one: Sighting, cells: dict[str, Cell]) -> None:
         """Let a row with a birth have the number in its cells that its key has."""
-        if one.key in self.places.moved and one.table.has_births(self.schema):
+        if one.key in self.places.moved and one.table.name in self.identities.births:
             cells[one.table.pk[0]] = unpack_key(one.key).pk[0]
 
     def changes(self, one: Sighting, base: Stored, look: Look) -> Changes:

@@ -65,6 +65,8 @@ class Catalogue(Protocol):
 
     def keys_written_by(self, actor: ActorId, *, most: int) -> list[bytes]: ...  # noqa: D102
 
+    def arrival(self) -> int: ...  # noqa: D102
+
     def withheld(self) -> list[Stored]: ...  # noqa: D102
 
     def setting(self, name: str) -> bytes | None: ...  # noqa: D102
@@ -212,12 +214,14 @@ class Identities:
         self.places = places
         self.view = view
         self.roots = reference_roots(schema)
+        self.births = {name for name, table in schema.tables.items() if table.has_births(schema)}
+        """The tables whose rows have births."""
         self.found: dict[tuple[str, int], Listed | None] = {}
         """What was looked up before: many rows refer to one."""
 
     def prefetch(self, table: Table, places: Iterable[Place]) -> None:
         """Look many places of a table up at once."""
-        if not table.has_births(self.schema):
+        if table.name not in self.births:
             self.view.read(pack(table, place) for place in places)
             return
         numbers = [number for (number,) in places if type(number) is int]
@@ -237,7 +241,7 @@ class Identities:
         moved = self.places.occupants.get((table.name, canonical))
         if moved is not None:
             return moved
-        if table.has_births(self.schema) and type(canonical[0]) is int:
+        if table.name in self.births and type(canonical[0]) is int:
             return self.born(table, canonical[0])
         plain = pack(table, place)
         candidates = [plain]

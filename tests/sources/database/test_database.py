@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import apsw
 import pytest
 from two_files import EVERYTHING, Clock, Replica, exchange
 
+from p2psyncd.core.storage import Listed
 from p2psyncd.errors import ShareHeld
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.database.scan import Scanner
@@ -55,6 +56,45 @@ def test_a_row_that_came_while_a_look_began_is_not_taken_for_a_deleted_one(
     keys = [one.draft.key.partition(b"/")[0] for one in seen if isinstance(one, Observation)]
     assert keys == [b"first"]
     assert b.tables()["second"] == ["('from a', 1)"]
+
+
+def test_new_rows_are_looked_up_again_only_if_something_came_since_the_look(
+    pair: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    a.scan()
+    b.scan()
+    asked: list[int] = []
+    look = a.store.below_each
+
+    def counted(prefixes: Iterable[bytes]) -> list[Listed]:
+        prefixes = list(prefixes)
+        asked.append(len(prefixes))
+        return look(prefixes)
+
+    monkeypatch.setattr(a.store, "below_each", counted)
+
+    def found() -> list[Observation]:
+        seen = [one for one in a.source.scan(EVERYTHING) if isinstance(one, Observation)]
+        asked.clear()  # by the look itself
+        return seen
+
+    a.run("INSERT INTO first VALUES (1, 'first')", "INSERT INTO first VALUES (2, 'second')")
+    for one in found():  # recorded in two steps
+        a.source.unsettle(a.ledger.record(a.source.confirm([one])))
+    assert not asked
+    a.run("INSERT INTO first VALUES (3, 'third')")
+    seen = found()
+    b.run("INSERT INTO first VALUES (4, 'of b')")
+    b.scan()
+    a.receive(b.items())
+    a.source.unsettle(a.ledger.record(a.source.confirm(seen)))
+    assert asked == [1]
+    a.run("INSERT INTO first VALUES (5, 'fifth')")
+    seen = found()
+    a.apply_once(a.store.pending(limit=10))  # what came before the look
+    a.source.confirm(seen)
+    assert asked == [1]
 
 
 class Watch:
