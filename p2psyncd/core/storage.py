@@ -132,8 +132,8 @@ class ShareStorage(Protocol):
 
         Args:
             rows: As they were pending once.
-            since: The arrival number when they were, if nothing was settled from then on but what arrived later: spares
-                looking at most of them again.
+            since: The arrival number when they were, if `settle_all` has settled none of them since: spares looking at
+                most of them again.
         """
         ...
 

@@ -12,17 +12,26 @@ from dataclasses import dataclass, field, replace
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import BASELINE_ACTOR, ActorId, DeviceId
-from p2psyncd.core.item import Draft, Item, Kind, baseline_item, supersede, wins
+from p2psyncd.core.item import Draft, Item, Kind, baseline_item, supersede
 from p2psyncd.core.knowledge import covers
 from p2psyncd.core.storage import Pending, ShareStorage, Stored
 from p2psyncd.core.version import Dot, join_vectors, pack_vector, unpack_vector
+from p2psyncd.daemon.page import Page
+from p2psyncd.daemon.versions import (
+    covers_all,
+    folders_above,
+    is_passed_over,
+    is_same,
+    is_touched_directory,
+    same_content,
+    shown_as,
+)
 from p2psyncd.sources.source import Merged, Observation, Side, Source
 
 __all__ = ["Ledger", "Received"]
 
 # While a long stream comes in that is applied as a whole, what is pending is better looked up than remembered.
 FRESH_MAX = 50_000
-SHOWN_OTHERWISE = b"shown otherwise"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,56 +46,6 @@ class Received:
     """Not taken: a local edit under the same key must be captured first."""
     gone: list[tuple[bytes, Dot]] = field(default_factory=list)
     """Versions that a stale peer still has: they were deleted, and their tombstones are forgotten."""
-
-
-@dataclass(slots=True)
-class Page:
-    """Rows that one transaction is about to write, in order of decision."""
-
-    stored: dict[bytes, Stored]
-    pending: dict[bytes, Pending]
-    unknown: set[bytes] = field(default_factory=set)
-    """Keys under which nothing is stored."""
-    puts: dict[bytes, Stored] = field(default_factory=dict)
-    pendings: dict[bytes, Pending] = field(default_factory=dict)
-    states: dict[bytes, bytes] = field(default_factory=dict)
-    former: set[bytes] = field(default_factory=set)
-    """Keys of directories that are none any more."""
-
-    def note_former(self, key: bytes, item: Item) -> None:
-        """Remember a directory that becomes something else: what lives in it must be looked after."""
-        old = self.stored.get(key)
-        if old is not None and old.item.kind is Kind.DIRECTORY and item.kind is not Kind.DIRECTORY:
-            self.former.add(key)
-
-    def put(self, row: Stored) -> None:
-        """Write an applied version (or a tombstone)."""
-        key = row.item.key
-        self.note_former(key, row.item)
-        self.puts[key] = row
-        self.pendings.pop(key, None)
-        self.stored[key] = row
-        self.pending.pop(key, None)
-
-    def put_pending(self, row: Pending) -> None:
-        """Write a version that is not applied yet; a tombstone over nothing is applied at once."""
-        key = row.item.key
-        if row.base is None and not row.item.live:
-            self.put(Stored(item=row.item))
-            return
-        self.note_former(key, row.item)
-        self.pendings[key] = row
-        self.puts.pop(key, None)
-        self.stored[key] = Stored(item=row.item)
-        self.pending[key] = row
-
-    def applied(self, key: bytes) -> Stored | None:
-        """Return what is on this device under a key, as far as the store knows."""
-        waiting = self.pending.get(key)
-        if waiting is not None:
-            return waiting.base
-        stored = self.stored.get(key)
-        return stored if stored is not None and stored.state else None
 
 
 class Ledger:
@@ -123,6 +82,8 @@ class Ledger:
         """The first number that this ledger gave, as this actor."""
         self.fresh: dict[bytes, Pending] = {}
         """What became pending since the applier last looked."""
+        self.overtaken = False
+        """Whether some of that may not be pending any more, or was never written down after all."""
         self.overflowed = False
         """Whether that became too much to be kept in mind."""
         self.former: set[bytes] = set()
@@ -140,6 +101,7 @@ class Ledger:
         self.former |= page.former
         if page.puts:
             self.store.put(page.puts.values(), new=page.unknown.issuperset(page.puts))
+            self.settled(page.puts)
         if page.pendings:
             self.store.put_pending(page.pendings.values(), new=page.unknown.issuperset(page.pendings))
             self.fresh.update(page.pendings)
@@ -148,6 +110,10 @@ class Ledger:
                 self.overflowed = True
         if page.states:
             self.store.set_state(page.states.items())
+
+    def settled(self, keys: Iterable[bytes]) -> None:
+        """Note that some items are not pending any more, unless the transaction fails."""
+        self.overtaken = self.overtaken or not self.fresh.keys().isdisjoint(keys)
 
     def mint(self, count: int) -> int:
         """Return the first of `count` fresh sequence numbers."""
@@ -733,62 +699,3 @@ class Ledger:
                 page.put_pending(Pending(item=item, base=page.applied(key)))
             self.write(page)
         return {*page.puts, *page.pendings}
-
-
-def folders_above(keys: Iterable[bytes]) -> set[bytes]:
-    """Return the keys above some keys, each made once: folders may lie in one another two thousand deep."""
-    found: set[bytes] = set()
-    for key in keys:
-        above = key.rpartition(b"/")[0]
-        while above and above not in found:
-            found.add(above)
-            above = above.rpartition(b"/")[0]
-    return found
-
-
-def is_passed_over(item: Item, stored: Stored | None) -> bool:
-    """Return whether a version that was known here cannot have been overtaken by what is here now.
-
-    Then it was deleted, and the tombstone is forgotten; what is here was written without knowing it, and came later. What
-    says just the same is that version under another name: its writer has stamped it again, as another actor.
-    """
-    if stored is None:
-        return True
-    ours = stored.item
-    concurrent = not ours.covers(item.dot) and not item.covers(ours.dot)
-    return concurrent and wins(item, ours) and not ours.same_value(item)
-
-
-def covers_all(item: Item, other: Item) -> bool:
-    """Return whether a version knows all that another one does."""
-    if not other.vector or item.vector == other.vector:
-        return True
-    known = {**unpack_vector(item.vector), item.dot.actor: item.dot.seq}
-    return all(known.get(actor, -1) >= seq for actor, seq in unpack_vector(other.vector).items())
-
-
-def is_touched_directory(draft: Draft, base: Item, waiting: Item) -> bool:
-    """Return whether a directory that something else is about to replace has only other metadata now.
-
-    It has that after half of a batch, when power was cut: nothing of a user's is in it.
-    """
-    kinds = (draft.kind, base.kind)
-    return kinds == (Kind.DIRECTORY, Kind.DIRECTORY) and waiting.live and waiting.kind is not Kind.DIRECTORY
-
-
-def is_same(a: Item, b: Item) -> bool:
-    """Return whether two versions are one write, and say the same."""
-    return a.dot == b.dot and a.same_value(b)
-
-
-def same_content(a: Item, b: Item | Draft) -> bool:
-    """Return whether two versions hold the same bytes, whatever their metadata."""
-    return (a.kind, a.digest) == (b.kind, b.digest)
-
-
-def shown_as(item: Item, state: bytes) -> Stored:
-    """Return what is in place under a key where that is not, or not all of, the version that is known of it.
-
-    It has a digest that nothing has: what comes, and says just what that version says, must not pass for in place already.
-    """
-    return Stored(item=replace(item, digest=SHOWN_OTHERWISE), state=state)

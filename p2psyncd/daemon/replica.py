@@ -25,8 +25,9 @@ from p2psyncd.core.storage import Pending, ShareStorage, Totals
 from p2psyncd.core.version import Dot, unpack_vector
 from p2psyncd.daemon.executor import Executor
 from p2psyncd.daemon.incarnation import Incarnation
-from p2psyncd.daemon.ledger import Ledger, Received, folders_above
+from p2psyncd.daemon.ledger import Ledger, Received
 from p2psyncd.daemon.signal import Signal
+from p2psyncd.daemon.versions import folders_above
 from p2psyncd.errors import BadRequest, RemoteProtocolError, ShareHeld, StateForked
 from p2psyncd.sources.faults import Faults
 from p2psyncd.sources.source import (
@@ -168,7 +169,12 @@ class Replica:
         """Run one blocking step that may change the store, under the lock, and tell everyone."""
 
         def transact() -> tuple[T, tuple[Standing, Totals]]:
-            result = call()
+            try:
+                result = call()
+            except BaseException:
+                # What was written is undone, and what the ledger keeps in mind of it is not.
+                self.ledger.overtaken = True
+                raise
             return result, self.measure()
 
         async with self.lock:
@@ -558,10 +564,11 @@ class Replica:
         async with self.lock:
             fresh, self.ledger.fresh = self.ledger.fresh, {}
             overflowed, self.ledger.overflowed = self.ledger.overflowed, False
-            arrival = self.store.arrival()
+            since = None if self.ledger.overtaken or not self.source.whole else self.store.arrival()
+            self.ledger.overtaken = False
         if overflowed:
             return None
-        return Waiting([fresh[key] for key in sorted(fresh)], arrival if self.source.whole else None)
+        return Waiting([fresh[key] for key in sorted(fresh)], since)
 
     async def apply(
         self, batch: Sequence[Pending], since: int | None = None
@@ -599,6 +606,7 @@ class Replica:
             self.restate(outcomes)
             applied = {o.key: o.state for o in outcomes if isinstance(o, Applied)}
             self.store.settle_all([(asked[key], state) for key, state in applied.items()])
+            self.ledger.settled(applied)
             self.store.fail([(o.key, o.reason) for o in outcomes if isinstance(o, Failed)])
         return outcomes
 

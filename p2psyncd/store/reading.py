@@ -51,6 +51,8 @@ class ShareReader:
         self.directory = directory
         self.actors = Actors(database)
         self.nodes = Nodes(database)
+        self.unsure_below = 0
+        """Which arrival numbers are too low to say what of that time is pending still."""
 
     def close(self) -> None:
         """Close the file."""
@@ -106,9 +108,9 @@ class ShareReader:
 
         Args:
             rows: As they were pending once.
-            since: The arrival number when they were, if nothing was settled from then on but what arrived later.
+            since: The arrival number when they were, if `settle_all` has settled none of them since.
         """
-        if since is None or self.arrival() - since > len(rows):
+        if since is None or since < self.unsure_below or self.arrival() - since > len(rows):
             return self.looked_up_again(rows)
         arrived = {key for (key,) in self.database.rows("SELECT key FROM items WHERE arrived > ?", (since,))}
         # What is in place beneath a version may be something else by now, without a word of its arrival.

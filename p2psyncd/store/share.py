@@ -269,6 +269,8 @@ class ShareStore(ShareReader):
     def settle(self, rows: Iterable[tuple[bytes, Dot, bytes]]) -> None:
         """Mark pending items (key, dot, state) as applied; rows whose dot is no longer the newest are left alone."""
         wanted = {key: (dot.actor, dot.seq, state) for key, dot, state in rows}
+        # Whoever saw one of them pending does not know of this.
+        self.unsure_below = self.last_arrival + 1
         # Looked up before: what RETURNING costs is more than the update itself.
         self.mark_settled(
             [

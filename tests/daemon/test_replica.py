@@ -121,3 +121,46 @@ async def test_a_parent_does_not_go_before_the_child_that_the_app_has_changed(
     with closing(apsw.Connection(str(files[1]))) as connection:
         assert connection.execute("SELECT * FROM orders").fetchall() == []
         assert connection.execute("SELECT * FROM lines").fetchall() == []
+
+
+async def test_what_was_put_in_place_meanwhile_is_not_put_there_again(
+    new_replica: NewReplica, tmp_path: Path
+) -> None:
+    ddl = "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)"
+    files = tmp_path / "a.db", tmp_path / "b.db"
+    a, b = (new_replica(file, ddl) for file in files)
+    write(files[0], "INSERT INTO people VALUES(1, 'Ada'), (2, 'Bob')")
+    await a.scan()
+    await b.scan()
+    await b.receive(list(a.store.all_items()), [], repair=False)
+    assert await b.apply(*await b.pending(limit=1)) == ([], {})  # who goes through all that is pending
+    fresh = await b.take_fresh()
+    assert fresh is not None
+    assert await b.apply(fresh.rows[:1], fresh.since) == ([], {})
+    assert b.totals.pending_items == 1
+    assert await b.apply(fresh.rows[1:], fresh.since) == ([], {})
+    assert b.totals.pending_items == 0
+
+
+async def test_what_came_in_a_step_that_failed_is_not_put_in_place(
+    new_replica: NewReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ddl = "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)"
+    files = tmp_path / "a.db", tmp_path / "b.db"
+    a, b = (new_replica(file, ddl) for file in files)
+    write(files[0], "INSERT INTO people VALUES(1, 'Ada')")
+    await a.scan()
+    await b.scan()
+
+    def full() -> None:
+        raise OSError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(b.store, "refresh_trie", full)  # the last thing before the end
+        with pytest.raises(OSError, match="no room"):
+            await b.receive(list(a.store.all_items()), [], repair=False)
+    fresh = await b.take_fresh()
+    assert fresh is not None
+    assert await b.apply(*fresh) == ([], {})
+    with closing(apsw.Connection(str(files[1]))) as connection:
+        assert connection.execute("SELECT name FROM people").fetchall() == []

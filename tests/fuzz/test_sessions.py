@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.version import Dot, pack_vector
-from p2psyncd.daemon.ledger import folders_above
+from p2psyncd.daemon.versions import folders_above
 from p2psyncd.sources.folder.attributes import Attributes, encode
 
 SESSIONS_IN_CI = 120

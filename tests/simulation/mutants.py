@@ -20,7 +20,8 @@ from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.core.version import Dot
 from p2psyncd.daemon import incarnation, ledger
-from p2psyncd.daemon.ledger import Ledger, Page, Received
+from p2psyncd.daemon.ledger import Ledger, Received
+from p2psyncd.daemon.page import Page
 from p2psyncd.daemon.replica import Replica
 from p2psyncd.sources.database.apply import RowApplier
 from p2psyncd.sources.folder.apply import Batch

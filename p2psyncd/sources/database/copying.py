@@ -35,8 +35,8 @@ from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.opening import connect
 from p2psyncd.sources.database.row import state_of
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.scan import object_cells, object_key
 from p2psyncd.sources.database.schema import WITHOUT, Schema, Table, quoted, read_schema, schema_version
+from p2psyncd.sources.database.schemalook import object_cells, object_key
 from p2psyncd.sources.database.search import SearchIndexes
 from p2psyncd.sources.database.show import (
     Catalogue,

@@ -3,7 +3,7 @@
 The app's file holds hints about the rows that were touched (`hints`), and how far an apply has come (the watermark). All
 that is known of a row is in the share's store. The parts: `file` opens the app's file for one step at a time,
 `guard` tells whether it is still the same file, `scan` finds what the app changed, `row` merges, `resolve` decides who
-is shown where, `apply` writes, `mend` looks after rows whose parents are deleted.
+is shown where, `apply` writes, `mend` looks after rows whose parents are deleted, `rules` says what rows are like as items.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import apsw
 import cbor2
@@ -22,8 +22,8 @@ import trio
 
 from p2psyncd.core.clock import Clock
 from p2psyncd.core.ids import DeviceId, ShareId
-from p2psyncd.core.item import Draft, Item, Kind
-from p2psyncd.core.storage import Pending, ShareStorage, Stored
+from p2psyncd.core.item import Draft
+from p2psyncd.core.storage import Pending, ShareStorage
 from p2psyncd.core.version import Dot
 from p2psyncd.errors import DatabaseBusy, DatabaseFault, DatabaseUnavailable, NameTaken, ShareHeld
 from p2psyncd.sources.database.apply import RowApplier
@@ -44,34 +44,28 @@ from p2psyncd.sources.database.hints import (
 )
 from p2psyncd.sources.database.keyless import may_be_keyless
 from p2psyncd.sources.database.keys import unpack_key
+from p2psyncd.sources.database.look import Finding, Look, Told
 from p2psyncd.sources.database.mend import Mender
 from p2psyncd.sources.database.moments import Moments, OneMoment, SchemaChanged, Steps, locks_apps_out
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.opening import connect
 from p2psyncd.sources.database.row import (
-    draft,
     is_sound,
-    join,
-    knows_baseline,
-    removed,
-    stamped_again,
     state_of,
 )
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.scan import Finding, Look, Scanner, Told, known_by_now
+from p2psyncd.sources.database.rules import RowRules
+from p2psyncd.sources.database.scan import Scanner
 from p2psyncd.sources.database.schema import Schema, Table, is_current, read_schema, schema_version
 from p2psyncd.sources.database.show import Catalogue, Place, Places, Settings, place_of
-from p2psyncd.sources.database.sincelook import SinceLook
+from p2psyncd.sources.database.sincelook import SinceLook, known_by_now
 from p2psyncd.sources.database.twins import take_back_twins
 from p2psyncd.sources.database.watch import Watcher
 from p2psyncd.sources.faults import Faults
 from p2psyncd.sources.source import (
     Applied,
-    ContentReader,
-    ContentWriter,
     Dirty,
     ItemError,
-    Merged,
     Observation,
     Outcome,
     Restated,
@@ -108,10 +102,8 @@ class Store(ShareStorage, Settings, Protocol):
     """A share's whole store."""
 
 
-class DatabaseSource:
+class DatabaseSource(RowRules):
     """A shared database; implements `sources.source.Source`."""
-
-    whole = True
 
     def __init__(
         self,
@@ -665,21 +657,6 @@ class DatabaseSource:
 
     # Merging
 
-    def merge(self, ours: Item, theirs: Item) -> Merged:
-        """Merge two rows, column by column."""
-        return join(ours, theirs)
-
-    def buried(self, item: Item) -> Draft:
-        """Return the tombstone of a row, which says how often it came and went."""
-        try:
-            return draft(item.key, removed(item))
-        except ValueError:  # it cannot be read, so nobody shows it
-            return Draft(key=item.key, kind=Kind.TOMBSTONE)
-
-    def knows_baseline(self, item: Item, baseline: Item) -> bool:
-        """Return whether a row was written in knowledge of one that was there at a first sight."""
-        return knows_baseline(item, baseline)
-
     def mend(self, changed: Collection[bytes]) -> list[Draft]:
         """Return what becomes of rows whose parents are deleted, and of those that are there twice."""
         if self.looks_only:
@@ -726,47 +703,7 @@ class DatabaseSource:
         self.since.applied.update(outcome.key for outcome in outcomes)
         return outcomes
 
-    def is_conflict(self, key: bytes) -> bool:
-        """Return False: what lost a conflict is in the row itself."""
-        return False
-
-    def copies_begin(self, key: bytes) -> bytes:
-        """Return nothing: there are no copies."""
-        return b""
-
-    def is_copy_of(self, copy: bytes, key: bytes) -> bool:
-        """Return False: there are no copies."""
-        return False
-
-    def aside(self, item: Item) -> NoReturn:
-        """Never called: rows are merged."""
-        raise AssertionError(item.key)
-
-    def deletion(self, item: Item) -> Draft:
-        """Return a plain delete: a row's own says what it deleted."""
-        return Draft(key=item.key, kind=Kind.TOMBSTONE)
-
-    def made_by(self, item: Item) -> Dot:
-        """Return the write of an item: there are no copies of others."""
-        return item.dot
-
-    def lost_write(self, copy: Item) -> NoReturn:
-        """Never called: there are no copies."""
-        raise AssertionError(copy.key)
-
-    def stamped_again(self, item: Item, dot: Dot, since: int) -> Item:
-        """Return a version of our own as another write, with all that it set."""
-        return stamped_again(item, dot, since)
-
-    def preserve(self, stored: Stored, key: bytes) -> NoReturn:
-        """Never called: rows are merged."""
-        raise AssertionError(stored.item.key, key)
-
     # Applying
-
-    def stage_local(self, wanted: Sequence[Pending]) -> set[bytes]:
-        """Return all: a row brings its values along."""
-        return {pending.item.key for pending in wanted}
 
     def apply(self, batch: Sequence[Pending]) -> list[Outcome]:
         """Put rows in place, in one transaction of the app's file."""
@@ -800,26 +737,6 @@ class DatabaseSource:
     def rest_s(self) -> float:
         """Return how long an app that is at work is to be left alone."""
         return max(0.0, self.owed_until_s - CREDIT_S - self.clock.monotonic_s())
-
-    def writer(self, digest: bytes, size: int) -> ContentWriter:
-        """Never called: rows have no content apart."""
-        raise AssertionError(digest, size)
-
-    def put_content(self, digest: bytes, data: bytes) -> None:
-        """Never called: rows have no content apart."""
-        raise AssertionError(digest, len(data))
-
-    def reader(self, stored: Stored) -> ContentReader | None:
-        """Return None: rows have no content apart."""
-        return None
-
-    def tidy(self) -> int:
-        """Return 0: nothing is staged."""
-        return 0
-
-    def prune(self, share_bytes: int) -> int:
-        """Return 0: what rows held before is in the items."""
-        return 0
 
     # Which opening of the state it was
 

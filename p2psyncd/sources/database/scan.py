@@ -12,24 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from p2psyncd.core.ids import ActorId
-from p2psyncd.core.item import Draft, Item, Kind
+from p2psyncd.core.item import Draft, Kind
 from p2psyncd.core.storage import Pending, Stored
 from p2psyncd.sources.database.defaults import UnknownDefault, default_of
 from p2psyncd.sources.database.fitting import Fitting
 from p2psyncd.sources.database.hints import Hint
 from p2psyncd.sources.database.keyless import keyless_errors
-from p2psyncd.sources.database.keys import SCHEMA_TABLE, identities, new_birth, pack_key, unpack_key
+from p2psyncd.sources.database.keys import new_birth, pack_key, unpack_key
+from p2psyncd.sources.database.look import Finding, Look, Sighting, Told
 from p2psyncd.sources.database.migration import Changes, changes_of, hashes_of
 from p2psyncd.sources.database.moments import Moments, OneMoment
+from p2psyncd.sources.database.orphans import Orphans
 from p2psyncd.sources.database.row import (
     UNENFORCED,
     baseline_draft,
     draft,
-    edited,
     inserted,
     is_sound,
     migrated,
@@ -38,78 +38,21 @@ from p2psyncd.sources.database.row import (
     state_of,
 )
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.schema import UTF_8, ForeignKey, Schema, SchemaObject, Table, quoted
+from p2psyncd.sources.database.schema import UTF_8, Schema, Table, parents_first
+from p2psyncd.sources.database.schemalook import as_draft, look_at_schema
 from p2psyncd.sources.database.show import HELD, Catalogue, Identities, Place, Places, View, natural
 from p2psyncd.sources.database.values import Cell, RawText, Ref, Value, column_hash, row_hash, same_cell
 from p2psyncd.sources.faults import ROW_FAULTS, Faults
 from p2psyncd.sources.source import ItemError, Observation, Unapplied
 from p2psyncd.wire.records import ROW_BYTES_MAX
 
-__all__ = ["Finding", "Look", "Scanner", "Told", "known_by_now", "object_cells", "object_key"]
+__all__ = ["Scanner"]
 
 PAGE_ROWS = 500
 # What was told so often is not recorded, for whatever reason: in a share that only receives, say, or as it is too large.
 TOLD_MAX = 3
 # A row's item must fit into a frame with its key and vector.
 META_BYTES_MAX = ROW_BYTES_MAX - 64 * 1024
-# Conditions with more values are more than SQLite likes to plan.
-IN_MAX = 500
-
-Finding = Observation | ItemError | Unapplied
-
-
-class Told(NamedTuple):
-    """What a hint turned out to be about."""
-
-    ms: int
-    n: int
-    key: bytes
-    state: bytes
-    times: int = 1
-    """How often it was found so, one time after the other."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What to look at, and how."""
-
-    hints: Sequence[Hint] = ()
-    compare: Collection[str] = ()
-    """Tables of which every row is compared, hinted or not."""
-    known: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """The tables that were looked at before, and the columns that they had."""
-    baseline: bool = False
-    """Whether this is what was there before the share was."""
-    catch_up: bool = False
-    """Whether what differs is older, and gives way to what the store knows."""
-    older: bool = False
-    """Whether the store may be older than the file: what differs, and no hint tells of, is then perhaps what a peer wrote."""
-    approved: bool = False
-    """Whether a person has let the file count as it is: whoever wrote what differs had not seen what it replaces."""
-    told: Mapping[tuple[str, Place], Told] = field(default_factory=dict)
-    """What an earlier scan found in hinted rows."""
-    served: Mapping[tuple[str, Place], Told] = field(default_factory=dict)
-    """The same, of rows that are to be looked at although nobody wrote them since."""
-    counters: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """The columns to which an app's writes add, by table."""
-    keyless: Collection[str] = ()
-    """Tables that may have rows with NULL in their key."""
-
-
-class Sighting(NamedTuple):
-    """A row of the file, or the lack of one."""
-
-    table: Table
-    place: Place
-    values: dict[str, Value] | None
-    state: bytes
-    """The state of what is in the file; empty if nothing is."""
-    key: bytes
-    listed: bytes
-    """The state that the store lists for the key; empty if nothing is applied."""
-    ms: int
-    touched: bool = True
-    """Whether a hint says that the app wrote it."""
 
 
 class Scanner:
@@ -134,6 +77,7 @@ class Scanner:
         self.now_ms = now_ms
         self.places = Places.load(store)
         self.identities = Identities(schema, self.places, View(store))
+        self.orphans = Orphans(schema, faults)
         self.born: dict[tuple[str, int], bytes] = {}
         """Births given in this scan, by table and number."""
         self.surplus: list[tuple[Table, Place]] = []
@@ -161,7 +105,7 @@ class Scanner:
 
     def look(self, look: Look) -> Iterator[Finding]:
         """Yield what differs."""
-        yield from self.look_at_schema(baseline=look.baseline)
+        yield from look_at_schema(self.store, self.schema, baseline=look.baseline)
         yield from self.look_at_rows(look)
 
     def look_at_rows(self, look: Look) -> Iterator[Finding]:
@@ -358,7 +302,7 @@ class Scanner:
 
     def compare(self, look: Look, hinted: Mapping[tuple[str, Place], Hint]) -> Iterator[Finding]:
         """Yield what differs in whole tables, parents before their children."""
-        for table in in_order(self.schema, look.compare):
+        for table in parents_first(self.schema, look.compare):
             yield from self.compare_table(table, look, hinted)
         fitting = Fitting(self.schema, self.identities.roots)
         for row in self.store.withheld():
@@ -464,7 +408,7 @@ class Scanner:
         known = self.store.get_many(keys)
         waiting = self.store.pending_of(keys)
         bases = {key: waiting[key].base if key in waiting else known.get(key) for key in keys}
-        orphaned = self.orphaned(page, bases)
+        orphaned = self.orphans.orphaned(self.moments, page, bases)
         # Of UTF-16 that is none nobody else would make the same.
         unreadable = self.schema.encoding != UTF_8
         if not isinstance(self.moments, OneMoment):
@@ -612,172 +556,3 @@ class Scanner:
             baseline=baseline,
             partial=partial,
         )
-
-    # References
-
-    def orphaned(self, page: Sequence[Sighting], bases: Mapping[bytes, Stored | None]) -> set[bytes]:
-        """Return which rows are new ones without a parent, or left such ones behind: their app does not enforce references."""
-        gone, new = [], []
-        for one in page:
-            base = bases[one.key]
-            if one.values is None:
-                gone.append(one)
-            elif one.table.foreign_keys and (base is None or not base.item.live):
-                new.append((one.key, one.table, one.values))
-        if not gone and not new:
-            return set()
-        with self.moments.open() as rows:
-            return self.left_orphans(rows, gone) | {
-                key for key, table, values in new if self.is_orphan(rows, table, values)
-            }
-
-    def is_orphan(self, rows: Rows, table: Table, values: Mapping[str, Value]) -> bool:
-        """Return whether a row refers to something that is not in the file: its app does not enforce that."""
-        return any(
-            self.lacks_parent(rows, foreign, values)
-            for foreign in table.foreign_keys
-            if foreign.parent in self.schema.tables
-        )
-
-    def lacks_parent(self, rows: Rows, foreign: ForeignKey, values: Mapping[str, Value]) -> bool:
-        """Return whether a row refers to a parent that is not there."""
-        wanted = tuple(values.get(column) for column in foreign.columns)
-        if None in wanted:
-            return False
-        try:
-            return not rows.find(self.schema.tables[foreign.parent], foreign.parent_columns, wanted)
-        except ROW_FAULTS as error:
-            self.faults.reason(f"looking for a parent in {foreign.parent}", error)
-            return True  # nobody mends what cannot be looked up
-
-    def left_orphans(self, rows: Rows, gone: Sequence[Sighting]) -> set[bytes]:
-        """Return which of the rows that are gone left rows behind that refer to them."""
-        found: set[bytes] = set()
-        for name in {one.table.name for one in gone}:
-            table = self.schema.tables[name]
-            if len(table.pk) != 1:
-                continue
-            # The table may have got another key: then no row refers to one by that.
-            keys = {one.place[0]: one.key for one in gone if one.table.name == name and len(one.place) == 1}
-            for child in self.schema.tables.values():
-                for foreign in child.foreign_keys:
-                    if foreign.parent == name and foreign.parent_columns == table.pk:
-                        found |= {
-                            keys[value]
-                            for value in referred(rows, child, foreign, list(keys))
-                            if value in keys
-                        }
-        return found
-
-    # The schema itself
-
-    def look_at_schema(self, *, baseline: bool) -> Iterator[Finding]:
-        """Yield the tables, indexes, views and triggers that the app made, changed or took away."""
-        listed = {
-            row.key: row.state
-            for row in self.store.below(SCHEMA_TABLE.encode())
-            if row.state not in {b"", HELD}
-        }
-        here = {object_key(each): object_cells(each) for each in self.schema.objects}
-        states = {key: row_hash(cells) for key, cells in here.items()}
-        differing = [key for key, state in states.items() if listed.get(key) != state]
-        gone = [key for key in listed if key not in here]
-        known, waiting = self.store.get_many([*differing, *gone]), self.store.pending_of([*differing, *gone])
-        for key in (*differing, *gone):
-            pending, stored = waiting.get(key), known.get(key)
-            base = pending.base if pending is not None else stored
-            applied = base.state if base is not None else b""
-            cells: dict[str, Cell] = dict(here.get(key, {}))
-            digest = False
-            if key not in here:
-                if base is None or not base.item.live:
-                    continue
-                made = draft(key, removed(base.item))
-            elif stored is None and baseline:
-                made, digest = baseline_draft(key, cells), True
-            elif base is not None and base.item.live and is_sound(base.item):
-                now = state_of(base.item).cells
-                changes = {name: cell for name, cell in cells.items() if not same_cell(cell, now.get(name))}
-                made = draft(key, edited(base.item, changes)) if changes else as_draft(base.item)
-            elif stored is not None and not stored.item.live and is_sound(stored.item):
-                made = draft(key, revived(stored.item, cells))
-            else:
-                made = draft(key, inserted(cells))
-            state = b"" if key not in here else states[key]
-            yield Observation(draft=made, state=state, base_state=applied, changed_us=0, baseline=digest)
-
-
-def referred(rows: Rows, child: Table, foreign: ForeignKey, values: Sequence[Value]) -> Iterator[Value]:
-    """Yield which of some values a table still refers to: a look at the table, not one a row."""
-    plain = [value for value in values if isinstance(value, int | str | bytes | float)]
-    column = quoted(foreign.columns[0])
-    for at in range(0, len(plain), IN_MAX):
-        part = plain[at : at + IN_MAX]
-        marks = ",".join("?" * len(part))
-        for (value,) in rows.connection.execute(
-            f"SELECT DISTINCT {column} FROM main.{quoted(child.name)} WHERE {column} IN ({marks})",  # noqa: S608
-            part,
-        ):
-            yield value
-
-
-def known_by_now(store: Catalogue, places: Places, seen: Sequence[Observation]) -> set[bytes]:
-    """Return the keys of rows that were seen as new ones and have been recorded since, with another birth.
-
-    Another scan ran at the same time, and the app touched the rows in between.
-    """
-    born: dict[tuple[str, int], bytes] = {}
-    for one in seen:
-        if one.base_state or one.draft.kind is Kind.TOMBSTONE:
-            continue
-        at = unpack_key(one.draft.key)
-        number = natural(at)[0] if at.birth else None
-        if type(number) is int:
-            born[at.table, number] = one.draft.key
-    known = {
-        key for (table, number), key in born.items() if places.occupants.get((table, (number,)), key) != key
-    }
-    for row in store.below_each([identities(table, number) for table, number in born]):
-        at = unpack_key(row.key)
-        key = born.get((at.table, natural(at)[0])) if at.pk else None  # type: ignore[arg-type]  # or no number of a row
-        if (
-            key is not None
-            and row.key != key
-            and row.state not in {b"", HELD}
-            and row.key not in places.moved
-        ):
-            known.add(key)
-    return known
-
-
-def object_key(each: SchemaObject) -> bytes:
-    """Return the key of a table, index, view or trigger."""
-    return pack_key(SCHEMA_TABLE, (each.type, each.name))
-
-
-def object_cells(each: SchemaObject) -> dict[str, Value]:
-    """Return the cells of a table, index, view or trigger."""
-    return {"sql": each.sql, "table": each.table}
-
-
-def as_draft(item: Item) -> Draft:
-    """Return what an item says, as a draft that changes nothing."""
-    return Draft(key=item.key, kind=item.kind, digest=item.digest, size=item.size, meta=item.meta)
-
-
-def in_order(schema: Schema, names: Collection[str]) -> list[Table]:
-    """Return tables so that parents come before their children, as far as there is such an order."""
-    ordered: dict[str, Table] = {}
-    visiting: set[str] = set()
-
-    def visit(name: str) -> None:
-        if name in ordered or name in visiting or name not in schema.tables:
-            return
-        visiting.add(name)
-        for foreign in schema.tables[name].foreign_keys:
-            visit(foreign.parent)
-        ordered[name] = schema.tables[name]
-
-    for name in sorted(schema.tables):
-        visit(name)
-    return [table for name, table in ordered.items() if name in names]

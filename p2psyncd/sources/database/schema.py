@@ -33,6 +33,7 @@ __all__ = [
     "SchemaObject",
     "Table",
     "Unique",
+    "parents_first",
     "quoted",
     "read_objects",
     "read_schema",
@@ -433,3 +434,21 @@ def with_parents(tables: dict[str, Table]) -> dict[str, Table]:
 def is_unique(table: Table, columns: Collection[str]) -> bool:
     """Return whether some columns are what a reference may name: the primary key, or those of a unique index."""
     return set(columns) in (set(table.pk), *(set(unique.columns) for unique in table.uniques))
+
+
+def parents_first(schema: Schema, names: Collection[str]) -> list[Table]:
+    """Return tables so that parents come before their children, as far as there is such an order."""
+    ordered: dict[str, Table] = {}
+    visiting: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in ordered or name in visiting or name not in schema.tables:
+            return
+        visiting.add(name)
+        for foreign in schema.tables[name].foreign_keys:
+            visit(foreign.parent)
+        ordered[name] = schema.tables[name]
+
+    for name in sorted(schema.tables):
+        visit(name)
+    return [table for name, table in ordered.items() if name in names]

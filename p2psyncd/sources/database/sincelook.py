@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["SinceLook"]
+from collections.abc import Sequence
+
+from p2psyncd.core.item import Kind
+from p2psyncd.sources.database.keys import identities, unpack_key
+from p2psyncd.sources.database.show import HELD, Catalogue, Places, natural
+from p2psyncd.sources.source import Observation
+
+__all__ = ["SinceLook", "known_by_now"]
 
 
 class SinceLook:
@@ -30,3 +37,32 @@ class SinceLook:
         """Note that what was found is recorded, right after `is_alone` was asked."""
         if self.alone:
             self.known_to, self.alone = arrival, False
+
+
+def known_by_now(store: Catalogue, places: Places, seen: Sequence[Observation]) -> set[bytes]:
+    """Return the keys of rows that were seen as new ones and have been recorded since, with another birth.
+
+    Another scan ran at the same time, and the app touched the rows in between.
+    """
+    born: dict[tuple[str, int], bytes] = {}
+    for one in seen:
+        if one.base_state or one.draft.kind is Kind.TOMBSTONE:
+            continue
+        at = unpack_key(one.draft.key)
+        number = natural(at)[0] if at.birth else None
+        if type(number) is int:
+            born[at.table, number] = one.draft.key
+    known = {
+        key for (table, number), key in born.items() if places.occupants.get((table, (number,)), key) != key
+    }
+    for row in store.below_each([identities(table, number) for table, number in born]):
+        at = unpack_key(row.key)
+        key = born.get((at.table, natural(at)[0])) if at.pk else None  # type: ignore[arg-type]  # or no number of a row
+        if (
+            key is not None
+            and row.key != key
+            and row.state not in {b"", HELD}
+            and row.key not in places.moved
+        ):
+            known.add(key)
+    return known
