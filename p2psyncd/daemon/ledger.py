@@ -396,7 +396,7 @@ class Ledger:
         newer, older = self.knows(item, ours), self.knows(ours, item)
         base = page.applied(item.key)
         if older and not newer:
-            if ours.live and not item.live and not self.source.whole and not covers_all(ours, item):
+            if ours.kind is Kind.DIRECTORY and not item.live and not covers_all(ours, item):
                 if self.announces:
                     self.write_again(page, ours, item, base)
             elif repair:
@@ -415,13 +415,14 @@ class Ledger:
         What was there before the share was has one name on all devices. And a delete is in no trie: who has forgotten it, or
         never had it, would bring the other version for ever.
         """
-        untold = self.announces and not self.source.whole and not ours.live
+        untold = self.announces and not self.source.whole and item.live and not ours.live
         return untold or item.dot.actor == BASELINE_ACTOR
 
     def write_again(self, page: Page, ours: Item, gone: Item, base: Stored | None) -> None:
-        """Write what stands against a delete that is forgotten here: in knowledge of it, as it could not be named before.
+        """Write a directory that stands against a delete that is forgotten here: in knowledge of it, as it could not be named before.
 
-        Who remembers it, and not that it may be forgotten, would hold it against what its own device made there since.
+        Who remembers it, and not that it may be forgotten, would hold it against what its own device made there since. What is
+        more than a directory those write again themselves.
         """
         draft = Draft(key=ours.key, kind=ours.kind, digest=ours.digest, size=ours.size, meta=ours.meta)
         again = supersede(draft, self.dot(), self.clock.now_us(), ours, gone)

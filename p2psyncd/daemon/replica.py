@@ -296,7 +296,9 @@ class Replica:
 
     def reshow(self) -> None:
         """Show anew what local changes have consequences for; blocks."""
-        self.restate(self.source.reshow())
+        outcomes = self.source.reshow()
+        self.restate(outcomes)
+        self.source.noted(outcomes)
 
     async def reopen(self, shown: Mapping[bytes, bytes]) -> None:
         """Make items pending again that are not here though the store says so; see `Unapplied`."""
@@ -608,6 +610,7 @@ class Replica:
             self.store.settle_all([(asked[key], state) for key, state in applied.items()])
             self.ledger.settled(applied)
             self.store.fail([(o.key, o.reason) for o in outcomes if isinstance(o, Failed)])
+        self.source.noted(outcomes)
         return outcomes
 
     def restate(self, outcomes: Sequence[Outcome]) -> None:

@@ -326,6 +326,10 @@ class Source(Protocol):
         """
         ...
 
+    def noted(self, outcomes: Sequence[Outcome]) -> None:
+        """Note that the store has written down what `apply` or `reshow` has done; called under the replica's lock."""
+        ...
+
     def preserve(self, stored: Stored, key: bytes) -> bytes | None:
         """Copy an applied thing's bytes to a new name, durably, and return the copy's fingerprint.
 

@@ -370,6 +370,8 @@ class ShareStore(ShareReader):
                     self.raise_to("forgotten", {actor: max(seq for _, seq in gone)})
                     count += len(gone)
             if count:
+                # What one of them had overtaken would pass for pending.
+                self.unsure_below = self.last_arrival + 1
                 self.counts = Counts.of(self.database.row(COUNTS))
         return count
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -13,11 +13,13 @@ import trio.testing
 
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.daemon.executor import InlineExecutor
-from p2psyncd.daemon.replica import Replica
+from p2psyncd.daemon.replica import EVERYTHING, Replica
 from p2psyncd.main import SystemClock
 from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.keys import bucket_of
 from p2psyncd.sources.database.row import has_losers
+from p2psyncd.sources.source import Observation, Outcome
+from p2psyncd.store.reading import ShareReader
 from p2psyncd.store.share import ShareStore
 
 SHARE = ShareId(b"a shared database".ljust(16)[:16])
@@ -30,13 +32,14 @@ NewReplica = Callable[[Path, str], Replica]
 def new_replica() -> Iterator[NewReplica]:
     """Makes the replica of a new database."""
     stores: list[ShareStore] = []
+    readers: list[ShareReader] = []
 
     def make(path: Path, ddl: str) -> Replica:
         number = len(stores) + 1
         write(path, ddl)
         clock = SystemClock()
         store = ShareStore.open(
-            ":memory:",
+            path.with_suffix(".state"),
             share_id=SHARE,
             secret=bytes(32),
             mint_actor=lambda: ActorId(bytes([number]) * 8),
@@ -45,11 +48,12 @@ def new_replica() -> Iterator[NewReplica]:
             received_us=clock.now_us,
         )
         stores.append(store)
+        readers.append(store.reader())
         device = DeviceId(bytes([number]) * 32)
         return Replica(
             share=SHARE,
             store=store,
-            source=DatabaseSource.open(path, SHARE, store, store, clock, device=device),
+            source=DatabaseSource.open(path, SHARE, store, readers[-1], clock, device=device),
             directory=None,
             acceptable=lambda key: True,
             clock=clock,
@@ -57,14 +61,14 @@ def new_replica() -> Iterator[NewReplica]:
         )
 
     yield make
-    for store in stores:
-        store.close()
+    for opened in (*readers, *stores):
+        opened.close()
 
 
 def write(path: Path, statement: str) -> None:
     """Be an app for one transaction."""
     with closing(apsw.Connection(str(path))) as connection:
-        connection.execute(statement)
+        connection.execute(statement).fetchall()
 
 
 @pytest.mark.parametrize(
@@ -164,3 +168,39 @@ async def test_what_came_in_a_step_that_failed_is_not_put_in_place(
     assert await b.apply(*fresh) == ([], {})
     with closing(apsw.Connection(str(files[1]))) as connection:
         assert connection.execute("SELECT name FROM people").fetchall() == []
+
+
+@pytest.mark.parametrize("full", [True, False])
+async def test_a_look_between_the_file_and_the_store_records_nothing_as_new(
+    new_replica: NewReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, full: bool
+) -> None:
+    """What was put in place is in the file by then, and the store's word of it not yet to be seen."""
+    ddl = "PRAGMA journal_mode = WAL; CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)"
+    files = tmp_path / "a.db", tmp_path / "b.db"
+    a, b = (new_replica(file, ddl) for file in files)
+    await a.scan()
+    await b.scan()
+    write(files[0], "INSERT INTO people VALUES(1, 'Ada'), (2, 'Bob')")
+    await a.scan()
+    await b.receive(list(a.store.all_items()), [], repair=False)
+    fresh = await b.take_fresh()
+    assert fresh is not None
+    seen: list[Observation] = []
+    restate = b.restate
+
+    def look_first(outcomes: Sequence[Outcome]) -> None:
+        if full:
+            b.source.full = True  # type: ignore[attr-defined]  # of a database, not of every source
+        else:
+            write(files[1], "UPDATE people SET name = 'Bobby' WHERE id = 2")
+        seen.extend(one for one in b.source.scan(EVERYTHING) if isinstance(one, Observation))
+        restate(outcomes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(b, "restate", look_first)
+        assert await b.apply(*fresh) == ([], {})
+    assert seen
+    await b.record(seen)
+    await b.scan()
+    names = [item.key for item in b.store.all_items() if item.live and item.key.startswith(b"people")]
+    assert sorted(names) == sorted(row.item.key for row in fresh.rows)

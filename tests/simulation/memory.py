@@ -198,6 +198,9 @@ class MemorySource:
     def unsettle(self, changed: Collection[bytes]) -> None:
         """Note nothing: nothing here has consequences for others."""
 
+    def noted(self, outcomes: Sequence[Outcome]) -> None:
+        """Note nothing."""
+
     def reshow(self) -> list[Outcome]:
         return []
 

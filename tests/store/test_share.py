@@ -177,6 +177,17 @@ def test_of_what_was_looked_at_only_what_arrived_since_is_looked_at_again(
     assert asked == [b"gone", b"overtaken", b"base"]
 
 
+def test_what_was_overtaken_by_a_delete_that_is_forgotten_is_not_pending(
+    store: ShareStore, share: Any
+) -> None:
+    waiting = [pending(share.item(name, n)) for n, name in enumerate((b"a", b"b", b"c"), 2)]
+    store.put_pending(waiting)
+    since = store.arrival()
+    store.put([stored(share.item(b"a", 5, kind=Kind.TOMBSTONE)), stored(share.item(b"z", 6))])
+    assert store.forget({}, covered_before_us=0, before_us=2**60) == 1
+    assert store.still_pending(waiting, since=since) == waiting[1:]
+
+
 def test_what_is_pending_just_so_is_settled_without_a_look(store: ShareStore, share: Any) -> None:
     there, gone = share.item(b"a", 2), share.item(b"b", 2, kind=Kind.TOMBSTONE)
     under = stored(share.item(b"b", 1))

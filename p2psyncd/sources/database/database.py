@@ -697,6 +697,13 @@ class DatabaseSource(RowRules):
         if not self.looks_only:
             self.applier.unsettle(changed)
 
+    def noted(self, outcomes: Sequence[Outcome]) -> None:
+        """Note what is in the file and in the store.
+
+        A look that began in between has it in the file, and nowhere else: it would pass for an app's.
+        """
+        self.since.applied.update(outcome.key for outcome in outcomes)
+
     def reshow(self) -> list[Outcome]:
         """Show anew what is noted."""
         outcomes = [] if self.looks_only else self.applier.reshow()

@@ -289,6 +289,9 @@ class FolderSource:
     def unsettle(self, changed: Collection[bytes]) -> None:
         """Note nothing."""
 
+    def noted(self, outcomes: Sequence[Outcome]) -> None:
+        """Note nothing."""
+
     def reshow(self) -> list[Outcome]:
         """Show nothing anew."""
         return []

@@ -130,7 +130,9 @@ class Replica:
         self.ledger.reopen({one.key: one.shown for one in found if isinstance(one, Unapplied)})
         self.settle(changed | set(self.source.unmended))
         self.source.unsettle(changed)
-        self.restate(self.source.reshow())
+        shown = self.source.reshow()
+        self.restate(shown)
+        self.source.noted(shown)
         if self.source.due:
             self.source.keep()
         return len(changed) if self.store.knowledge().get(self.store.actor(), -1) > before else 0
@@ -159,6 +161,7 @@ class Replica:
         self.restate(outcomes)
         self.store.settle([(o.key, dots[o.key], o.state) for o in outcomes if isinstance(o, Applied)])
         self.store.fail([(o.key, o.reason) for o in outcomes if isinstance(o, Failed)])
+        self.source.noted(outcomes)
         return outcomes
 
     def apply(self) -> None:
