@@ -178,9 +178,10 @@ class Oracle:
     def retract(self, machine: Machine) -> None:
         """Take note that a machine was set back as a whole, and was told so."""
         there = machine.claims()
-        self.retracted |= {
-            c for c, number in self.claims.items() if number == machine.number and c not in there
-        }
+        undone = {c for c, number in self.claims.items() if number == machine.number and c not in there}
+        self.retracted |= undone
+        for claim in undone:
+            self.rewritten(claim.name, machine)
 
     def undone(self, machine: Machine) -> None:
         """Take note that a machine, or its state, was set back, and cannot tell: it passes for knowing what it wrote since."""
@@ -188,6 +189,8 @@ class Oracle:
         there = machine.claims()
         own = {claim for claim, number in self.claims.items() if number == machine.number}
         self.doubtful |= own - there
+        for claim in own - there:
+            self.rewritten(claim.name, machine)
 
     def copied(
         self, original: Machine, copy: Machine, unrecorded: Collection[Claim], *, noticed: bool
