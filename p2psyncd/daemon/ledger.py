@@ -403,7 +403,8 @@ class Ledger:
                 received.answers.append(ours)
             return
         if newer and not older:
-            self.take_newer(page, item, base)
+            # What ours was united with, its writer may never have heard of: a delete, whose word would be lost.
+            self.take_newer(page, item if covers_all(item, ours) else item.knowing(ours), base)
         elif not self.merge(page, Stored(item=ours, state=stored.state), item, base=base):
             received.deferred.append(item)
         elif repair and self.must_answer(item, ours) and is_same(page.stored[item.key].item, ours):
