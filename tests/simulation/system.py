@@ -419,7 +419,9 @@ class System:
     def pwrite(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
         handle = self.file(descriptor, os.O_WRONLY)
         handle.disk.enter("write")
-        return handle.disk.write_data(handle.inode, offset, bytes(data))
+        # Linux appends wherever it was told to write (pwrite(2), BUGS).
+        at = len(handle.inode.data) if handle.flags & os.O_APPEND else offset
+        return handle.disk.write_data(handle.inode, at, bytes(data))
 
     def lseek(self, descriptor: int, offset: int, whence: int) -> int:
         handle = self.handle(descriptor)

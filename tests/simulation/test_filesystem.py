@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from filesystem import BLOCK_BYTES, COMMIT_S, WRITEBACK_S, Disk
 from folderuser import value_of, walk
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from system import System
 
@@ -320,6 +320,7 @@ def real_root() -> Iterator[Path]:
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(played=[("open", 0, b"a", os.O_WRONLY | os.O_APPEND | os.O_CREAT), ("pwrite", 0, b"x", 1)])
 @given(played=st.lists(deeds, max_size=40))
 def test_the_simulated_calls_answer_as_the_real_ones(played: list[tuple[Any, ...]], real_root: Path) -> None:
     root = Path(tempfile.mkdtemp(dir=real_root)) / "top"  # links lead one step above it
