@@ -127,15 +127,20 @@ async def test_a_parent_does_not_go_before_the_child_that_the_app_has_changed(
         assert connection.execute("SELECT * FROM lines").fetchall() == []
 
 
+async def two_replicas(new_replica: NewReplica, folder: Path, rows: str) -> tuple[Replica, Replica]:
+    """Return two replicas, the first of which has some people."""
+    files = folder / "a.db", folder / "b.db"
+    a, b = (new_replica(file, "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)") for file in files)
+    write(files[0], f"INSERT INTO people VALUES{rows}")
+    await a.scan()
+    await b.scan()
+    return a, b
+
+
 async def test_what_was_put_in_place_meanwhile_is_not_put_there_again(
     new_replica: NewReplica, tmp_path: Path
 ) -> None:
-    ddl = "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)"
-    files = tmp_path / "a.db", tmp_path / "b.db"
-    a, b = (new_replica(file, ddl) for file in files)
-    write(files[0], "INSERT INTO people VALUES(1, 'Ada'), (2, 'Bob')")
-    await a.scan()
-    await b.scan()
+    a, b = await two_replicas(new_replica, tmp_path, "(1, 'Ada'), (2, 'Bob')")
     await b.receive(list(a.store.all_items()), [], repair=False)
     assert await b.apply(*await b.pending(limit=1)) == ([], {})  # who goes through all that is pending
     fresh = await b.take_fresh()
@@ -149,12 +154,7 @@ async def test_what_was_put_in_place_meanwhile_is_not_put_there_again(
 async def test_what_came_in_a_step_that_failed_is_not_put_in_place(
     new_replica: NewReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ddl = "CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT)"
-    files = tmp_path / "a.db", tmp_path / "b.db"
-    a, b = (new_replica(file, ddl) for file in files)
-    write(files[0], "INSERT INTO people VALUES(1, 'Ada')")
-    await a.scan()
-    await b.scan()
+    a, b = await two_replicas(new_replica, tmp_path, "(1, 'Ada')")
 
     def full() -> None:
         raise OSError("no room")
@@ -166,7 +166,7 @@ async def test_what_came_in_a_step_that_failed_is_not_put_in_place(
     fresh = await b.take_fresh()
     assert fresh is not None
     assert await b.apply(*fresh) == ([], {})
-    with closing(apsw.Connection(str(files[1]))) as connection:
+    with closing(apsw.Connection(str(tmp_path / "b.db"))) as connection:
         assert connection.execute("SELECT name FROM people").fetchall() == []
 
 
