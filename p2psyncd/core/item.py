@@ -36,6 +36,10 @@ class Kind(IntEnum):
     ROW = 4
 
 
+# Looking a member of an enumeration up costs 0.12 µs, ten times as much as this name.
+TOMBSTONE = Kind.TOMBSTONE
+
+
 @frozen
 class Draft:
     """A write that has no version yet: what a source captured, or what a merge decided."""
@@ -68,7 +72,7 @@ class Item:
     @property
     def live(self) -> bool:
         """Whether this is anything but a tombstone."""
-        return self.kind is not Kind.TOMBSTONE
+        return self.kind is not TOMBSTONE
 
     def covers(self, dot: Dot) -> bool:
         """Return whether this version was written in knowledge of the write `dot` (or is it)."""

@@ -358,7 +358,8 @@ class Ledger:
             # Of no others: a peer could make up any number of them.
             writers = {item.dot.actor for item in items}
             self.store.learn_actors([(actor, device) for actor, device in devices if actor in writers])
-            for item in items:
+            all_new = not known and page.put_new(items)
+            for item in () if all_new else items:
                 # Knowing one of the rows that were there before the share was says nothing about another one.
                 named = item.dot.actor != BASELINE_ACTOR
                 if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from p2psyncd.core.item import Item, Kind
@@ -38,6 +39,16 @@ class Page:
         self.pendings.pop(key, None)
         self.stored[key] = row
         self.pending.pop(key, None)
+
+    def put_new(self, items: Sequence[Item]) -> bool:
+        """Write versions that are not applied yet, all of keys under which nothing is stored; return False if there are others.
+
+        The page is not to be asked about these keys again.
+        """
+        if len(self.unknown) != len(items) or self.stored or not all(item.kind for item in items):
+            return False
+        self.pendings = {item.key: Pending(item=item, base=None) for item in items}
+        return True
 
     def put_pending(self, row: Pending) -> None:
         """Write a version that is not applied yet; a tombstone over nothing is applied at once."""

@@ -32,7 +32,7 @@ from p2psyncd.sources.database.keys import SCHEMA_TABLE, unpack_key
 from p2psyncd.sources.database.making import ObjectMaker
 from p2psyncd.sources.database.notes import Notes
 from p2psyncd.sources.database.plan import Planner
-from p2psyncd.sources.database.prepare import Prepared, prepare
+from p2psyncd.sources.database.prepare import Prepared, prepare, prepare_plain
 from p2psyncd.sources.database.resolve import AHEAD_MAX, WHOLE_TABLE, Constraints, Row, parent_of
 from p2psyncd.sources.database.retrying import Retries
 from p2psyncd.sources.database.row import is_sound, state_of
@@ -155,6 +155,8 @@ class RowApplier:
         """
         self.constraints = self.adopted
         objects = [pending for pending in batch if pending.item.key.startswith(OBJECTS)]
+        if objects:
+            batch = [pending for pending in batch if not pending.item.key.startswith(OBJECTS)]
         outcomes: list[Outcome] = []
         if objects:
             outcomes, schema = self.maker.make(objects, self.schema)
@@ -162,9 +164,10 @@ class RowApplier:
             self.constraints = self.adopted
         self.unsettle(())
         rows: list[Prepared] = []
-        for pending in batch:
-            if pending.item.key.startswith(OBJECTS):
-                continue
+        others = batch
+        with suppress(*ROW_FAULTS):  # one by one it will be found which
+            rows, others = prepare_plain(batch, self.constraints)
+        for pending in others:
             prepared: Prepared | Outcome
             try:
                 prepared = prepare(pending, self.constraints)

@@ -10,17 +10,15 @@ keep an app's writers out for half the time that a plan takes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from p2psyncd.sources.database.prepare import Prepared
 from p2psyncd.sources.database.resolve import Constraints
 from p2psyncd.sources.database.rows import Rows
-from p2psyncd.sources.database.schema import Table
-from p2psyncd.sources.database.show import Place
+from p2psyncd.sources.database.show import natural
+from p2psyncd.sources.database.values import Value
 
 __all__ = ["insert_all", "without_a_plan"]
-
-Columns = tuple[str, ...]
 
 
 def without_a_plan(
@@ -37,19 +35,25 @@ def without_a_plan(
     independent = {name for name in constraints.births if stands_alone(constraints, name, edited)}
     simple: dict[str, list[Prepared]] = {}
     others: list[Prepared] = []
-    born = Counter((one.at.table, one.at.pk) for one in batch)
     for one in batch:
-        pending, at = one.pending, one.at
-        new = pending.base is None and pending.item.live and one.hash is not None
-        if new and at.table in independent and one.place == at.pk and born[at.table, at.pk] == 1:
-            simple.setdefault(at.table, []).append(one)
+        if one.plain and one.table.name in independent:
+            simple.setdefault(one.table.name, []).append(one)
         else:
             others.append(one)
+    born: dict[str, set[Value]] = {}
+    for one in others:
+        born.setdefault(one.at.table, set()).update(natural(one.at))
     found: list[Prepared] = []
-    for rows in simple.values():
-        present = file.numbers_present(rows[0].table, [one.place[0] for one in rows])
-        for one in rows:
-            (others if one.place[0] in present else found).append(one)
+    for name, rows in simple.items():
+        numbers = [one.place[0] for one in rows]
+        crossed = file.numbers_present(rows[0].table, numbers) | born.get(name, set())
+        if len(set(numbers)) < len(numbers):
+            crossed |= {number for number, count in Counter(numbers).items() if count > 1}
+        if crossed:
+            for one in rows:
+                (others if one.place[0] in crossed else found).append(one)
+        else:
+            found += rows
     return found, others
 
 
@@ -66,19 +70,14 @@ def stands_alone(constraints: Constraints, name: str, edited: Collection[str]) -
 
 
 def insert_all(rows: Iterable[Prepared], file: Rows) -> None:
-    """Insert rows.
+    """Insert plain rows.
 
     Raises:
         apsw.ConstraintError: One breaks a constraint.
     """
-    for table, columns, values in grouped(rows):
-        file.insert(table, columns, values)
-
-
-def grouped(rows: Iterable[Prepared]) -> Iterator[tuple[Table, Columns, list[Place]]]:
-    """Yield the values of rows by table and columns."""
-    found: dict[tuple[str, Columns], list[Prepared]] = {}
+    tables: dict[str, list[Prepared]] = {}
     for one in rows:
-        found.setdefault((one.at.table, tuple(one.goal)), []).append(one)
-    for (_, columns), members in found.items():
-        yield members[0].table, columns, [tuple(one.goal.values()) for one in members]
+        tables.setdefault(one.table.name, []).append(one)
+    for members in tables.values():
+        # Plain rows of a table have the same columns: all, in the order of their names.
+        file.insert(members[0].table, tuple(members[0].goal), [tuple(one.goal.values()) for one in members])

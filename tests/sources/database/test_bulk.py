@@ -12,7 +12,7 @@ from two_files import Clock, Replica, exchange
 from p2psyncd.core.storage import Pending
 from p2psyncd.sources.database import apply as applying
 from p2psyncd.sources.database.bulk import without_a_plan
-from p2psyncd.sources.database.prepare import Prepared, prepare
+from p2psyncd.sources.database.prepare import Prepared, prepare, prepare_plain
 from p2psyncd.sources.database.rows import Rows
 from p2psyncd.sources.source import Applied, Failed
 
@@ -51,7 +51,20 @@ def sent(sender: Replica, receiver: Replica) -> list[Pending]:
 def simple_of(receiver: Replica, batch: Sequence[Pending], edited: Sequence[str] = ()) -> set[str]:
     """Return the places of those that need no plan, as texts."""
     constraints = receiver.source.applier.constraints
-    prepared = [found for one in batch if isinstance(found := prepare(one, constraints), Prepared)]
+    prepared, rest = prepare_plain(batch, constraints)
+    for one in prepared:
+        alone = prepare(one.pending, constraints)
+        assert isinstance(alone, Prepared)
+        assert one.plain
+        assert (one.table, one.goal, one.place, one.hash) == (
+            alone.table,
+            alone.goal,
+            alone.place,
+            alone.hash,
+        )
+        assert (one.at, one.state) == (alone.at, alone.state)
+        assert [*one.goal] == [*alone.goal]
+    prepared += [found for one in rest if isinstance(found := prepare(one, constraints), Prepared)]
     with receiver.source.access.reading() as connection:
         simple, others = without_a_plan(prepared, constraints, Rows(connection), edited)
     assert len(simple) + len(others) == len(prepared)

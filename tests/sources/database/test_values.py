@@ -19,6 +19,7 @@ from p2psyncd.sources.database.values import (
     Value,
     canonical_bytes,
     column_hash,
+    column_hashes,
     from_wire,
     row_hash,
     same_cell,
@@ -127,3 +128,13 @@ def test_the_hashes_of_numbers_are_what_they_were() -> None:
         "12b4a150701fcbb1",
         "1a00fb2c5bf5f770",
     ]
+
+
+@given(st.lists(VALUES))
+def test_many_values_hash_as_each_does(values: list[Value]) -> None:
+    assert column_hashes(values, set(map(type, values))) == [column_hash(one) for one in values]
+
+
+@pytest.mark.parametrize("values", [["a", "", "é"], [0, -1, 2**63 - 1, -(2**63)]])
+def test_many_values_of_one_type_hash_as_each_does(values: list[Value]) -> None:
+    assert column_hashes(values, {type(values[0])}) == [column_hash(one) for one in values]
