@@ -12,6 +12,7 @@ from p2psyncd.core.version import EMPTY_VECTOR, Dot, join_vectors, pack_vector, 
 __all__ = [
     "DIGEST_BYTES",
     "HLC_MAX",
+    "TOMBSTONE",
     "Draft",
     "Item",
     "Kind",
@@ -135,6 +136,7 @@ def supersede(draft: Draft, dot: Dot, now_us: int, *replaced: Item) -> Item:
         now_us: Wall clock of the write, microseconds since 1970.
         replaced: The versions that this write knowingly replaces (none for a new key).
     """
+    after = max([now_us, *(old.hlc + 1 for old in replaced)]) if replaced else now_us
     item = Item(
         key=draft.key,
         kind=draft.kind,
@@ -143,6 +145,6 @@ def supersede(draft: Draft, dot: Dot, now_us: int, *replaced: Item) -> Item:
         meta=draft.meta,
         dot=dot,
         # A peer may have sent the greatest there is; a write on top of that must not be refused by everybody.
-        hlc=min(max([now_us, *(old.hlc + 1 for old in replaced)]), HLC_MAX),
+        hlc=min(after, HLC_MAX),
     )
     return item.knowing(*replaced) if replaced else item

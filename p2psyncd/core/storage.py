@@ -166,7 +166,7 @@ class ShareStorage(Protocol):
         ...
 
     def below_each(self, prefixes: Iterable[bytes]) -> list[Listed]:
-        """Return what `below` yields, for many prefixes at once, and perhaps a few neighbours."""
+        """Return what `below` yields, for many prefixes at once, and perhaps their siblings."""
         ...
 
     def live_below(self, directory: bytes) -> bool:

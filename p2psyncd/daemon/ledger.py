@@ -21,6 +21,7 @@ from p2psyncd.daemon.versions import (
     covers_all,
     folders_above,
     is_passed_over,
+    is_plainly_new,
     is_same,
     is_touched_directory,
     same_content,
@@ -133,6 +134,13 @@ class Ledger:
         if not observations:
             return set()
         page = self.page([o.draft.key for o in observations])
+        if (
+            self.announces
+            and len(page.unknown) == len(observations)
+            and all(map(is_plainly_new, observations))
+        ):
+            self.record_new(page, observations)
+            return {*page.puts}
         actor = self.store.actor()
         known: list[Observation] = []
         news: list[Observation] = []
@@ -160,6 +168,17 @@ class Ledger:
                 self.store.commit_knowledge({BASELINE_ACTOR: 0})
             self.write(page)
         return {*page.puts, *page.pendings}
+
+    def record_new(self, page: Page, observations: Sequence[Observation]) -> None:
+        """Make versions of observed things under keys of which nothing is known: there is nothing to decide."""
+        actor, now = self.store.actor(), self.clock.now_us()
+        with self.store.transaction(durable=True):
+            first = self.mint(len(observations))
+            for seq, one in enumerate(observations, start=first):
+                made_us = min(one.changed_us, now) if one.changed_us else now
+                item = supersede(one.draft, Dot(actor, seq), made_us)
+                page.puts[item.key] = Stored(item=item, state=one.state)
+            self.write(page)
 
     def is_known(self, page: Page, observation: Observation) -> bool:
         """Return whether an observation brings only a new fingerprint of what is recorded and in place."""

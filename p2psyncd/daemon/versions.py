@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from p2psyncd.core.item import Draft, Item, Kind, wins
+from p2psyncd.core.item import TOMBSTONE, Draft, Item, Kind, wins
 from p2psyncd.core.storage import Stored
 from p2psyncd.core.version import unpack_vector
+from p2psyncd.sources.source import Observation
 
 __all__ = [
     "covers_all",
     "folders_above",
     "is_passed_over",
+    "is_plainly_new",
     "is_same",
     "is_touched_directory",
     "same_content",
@@ -31,6 +33,13 @@ def folders_above(keys: Iterable[bytes]) -> set[bytes]:
             found.add(above)
             above = above.rpartition(b"/")[0]
     return found
+
+
+def is_plainly_new(one: Observation) -> bool:
+    """Return whether something is there that was not, and nothing more is to be noted of it."""
+    return one.draft.kind is not TOMBSTONE and not (
+        one.base_state or one.chunks or one.baseline or one.partial
+    )
 
 
 def is_passed_over(item: Item, stored: Stored | None) -> bool:

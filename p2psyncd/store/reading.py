@@ -38,6 +38,9 @@ LISTED = "SELECT key, iif(disk_kind, disk_kind, kind), disk_state FROM items"
 # The dot keeps what belongs to the file itself apart from the settings that others keep in it.
 ACTOR = ".actor"
 SLASH, ABOVE_SLASH = b"/", b"0"
+# A look for one costs 2 µs, and reading one 0.5: of rows of a database, of which 256 have one parent, that many at once
+# are as well read together with their siblings.
+FAMILY_MIN = 64
 
 
 class ShareReader:
@@ -218,11 +221,17 @@ class ShareReader:
         }
 
     def below_each(self, prefixes: Iterable[bytes]) -> list[Listed]:
-        """Return what `below` yields, for many prefixes at once."""
-        rows = self.database.run_many(
-            f"{LISTED} WHERE key >= ? AND key < ? AND mark IS NOT NULL",
-            [(prefix, prefix + ABOVE_SLASH) for prefix in prefixes],
-        )
+        """Return what `below` yields, for many prefixes at once, and perhaps their siblings."""
+        families: dict[bytes, list[bytes]] = {}
+        for prefix in prefixes:
+            families.setdefault(prefix.rpartition(SLASH)[0], []).append(prefix)
+        ranges: list[tuple[bytes, bytes]] = []
+        for parent, children in families.items():
+            if len(children) >= FAMILY_MIN and parent:
+                ranges.append((parent + SLASH, parent + ABOVE_SLASH))
+            else:
+                ranges += [(prefix, prefix + ABOVE_SLASH) for prefix in children]
+        rows = self.database.run_many(f"{LISTED} WHERE key >= ? AND key < ? AND mark IS NOT NULL", ranges)
         return [Listed(key=key, kind=kind, state=state) for key, kind, state in rows]
 
     def count_listed(self) -> int:

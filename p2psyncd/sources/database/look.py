@@ -69,3 +69,5 @@ class Sighting(NamedTuple):
     ms: int
     touched: bool = True
     """Whether a hint says that the app wrote it."""
+    plain: bool = False
+    """Whether it is a new row that refers to none with a birth, its values sorted by name."""

@@ -17,7 +17,7 @@ from p2psyncd.sources.database.row import RowState, plain_cells, stored_state
 from p2psyncd.sources.database.rows import keeps, keeps_type
 from p2psyncd.sources.database.schema import Table
 from p2psyncd.sources.database.show import HELD, Place, as_value
-from p2psyncd.sources.database.values import Ref, Value, column_hashes, row_hash
+from p2psyncd.sources.database.values import Ref, Value, row_hash, row_hashes
 from p2psyncd.sources.source import Applied, Failed, Outcome
 
 __all__ = ["Prepared", "prepare", "prepare_plain"]
@@ -110,8 +110,7 @@ def column_by_column(
     at = names.index(table.pk[0])
     if kinds[at] != INTEGERS:
         return None
-    hashes = [column_hashes(column, those) for column, those in zip(columns, kinds, strict=True)]
-    return numbered(table, members, columns[at], map(b"".join, zip(*hashes, strict=True)))
+    return numbered(table, members, columns[at], row_hashes(columns))
 
 
 def numbered(

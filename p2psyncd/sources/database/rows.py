@@ -116,6 +116,18 @@ class TableRows:
         number = rows[-1][len(self.columns) :]
         return Page(found, tuple(number) or tuple(found[-1][column] for column in self.table.pk))
 
+    def read_numbers(self, numbers: Sequence[int]) -> list[Place]:
+        """Return the values of rows whose key is one integer, columns in the order of their names; errors as `plain`."""
+        names = ", ".join(quoted(column) for column in sorted(self.columns))
+        found: list[Place] = []
+        for at in range(0, len(numbers), IN_MAX):
+            part = numbers[at : at + IN_MAX]
+            marks = ",".join("?" * len(part))
+            found += self.plain(
+                f"SELECT {names} FROM {self.name} WHERE {quoted(self.table.pk[0])} IN ({marks})", part
+            )
+        return found
+
     def find(self, condition: str, values: Place) -> list[Place]:
         """Return the key values of the rows that fulfil a condition."""
         statement, bindings = bound(self.keys + condition, values)
@@ -169,6 +181,15 @@ class Rows:
     def read(self, table: Table, place: Place) -> dict[str, Value] | None:
         """Return the values of a row, without generated columns; None if there is none."""
         return self.table(table).read(place)
+
+    def read_numbers(self, table: Table, numbers: Sequence[int]) -> tuple[tuple[str, ...], list[Place]]:
+        """Return the rows of a table whose key is one of some integers: the names of the columns, sorted, and their values.
+
+        Raises:
+            UnicodeError: They are to be read one by one.
+        """
+        of = self.table(table)
+        return tuple(sorted(of.columns)), of.read_numbers(numbers)
 
     def numbers_present(self, table: Table, numbers: Sequence[Value]) -> set[Value]:
         """Return which of some numbers are keys of rows, in a table whose key is one integer."""

@@ -29,7 +29,16 @@ from p2psyncd.core.version import SEQ_MAX
 from p2psyncd.errors import RemoteProtocolError
 from p2psyncd.sources.database.keys import NAME_BYTES_MAX
 from p2psyncd.sources.database.sums import Sum, named, taken, wire_sums
-from p2psyncd.sources.database.values import INTEGER_MAX, INTEGER_MIN, Cell, RawText, Ref, from_wire, to_wire
+from p2psyncd.sources.database.values import (
+    INTEGER_MAX,
+    INTEGER_MIN,
+    Cell,
+    RawText,
+    Ref,
+    Value,
+    from_wire,
+    to_wire,
+)
 
 __all__ = [
     "ACTOR0",
@@ -46,6 +55,7 @@ __all__ = [
     "is_sound",
     "own_stamp",
     "pack",
+    "pack_plain",
     "plain_cells",
     "state_of",
     "stored_state",
@@ -171,6 +181,11 @@ def pack(state: RowState) -> bytes:
         while not fields[-1]:
             fields.pop()
     return (WITH_LOSERS if state.losers else WITHOUT_LOSERS) + cbor2.dumps(fields)
+
+
+def pack_plain(values: Mapping[str, Value]) -> bytes:
+    """Return what `pack` returns of a row that is new: its values sorted by name, all texts valid UTF-8, no references."""
+    return WITHOUT_LOSERS + cbor2.dumps([1, None, values])
 
 
 def has_losers(meta: bytes) -> bool:

@@ -25,6 +25,7 @@ from p2psyncd.sources.database.keys import new_birth, pack_key, unpack_key
 from p2psyncd.sources.database.look import Finding, Look, Sighting, Told
 from p2psyncd.sources.database.migration import Changes, changes_of, hashes_of
 from p2psyncd.sources.database.moments import Moments, OneMoment
+from p2psyncd.sources.database.newrows import NEW_ROWS_MIN, Births, new_sightings
 from p2psyncd.sources.database.orphans import Orphans
 from p2psyncd.sources.database.row import (
     UNENFORCED,
@@ -33,6 +34,7 @@ from p2psyncd.sources.database.row import (
     inserted,
     is_sound,
     migrated,
+    pack_plain,
     removed,
     revived,
     state_of,
@@ -78,6 +80,7 @@ class Scanner:
         self.places = Places.load(store)
         self.identities = Identities(schema, self.places, View(store))
         self.orphans = Orphans(schema, faults)
+        self.births = Births(actor)
         self.born: dict[tuple[str, int], bytes] = {}
         """Births given in this scan, by table and number."""
         self.surplus: list[tuple[Table, Place]] = []
@@ -192,9 +195,12 @@ class Scanner:
         others = {name for name, table in tables.items() if self.has_other_columns(table, look)}
         served = self.recorded(hints, look.served)
         with self.moments.open() as rows:
+            new = self.new_rows(rows, tables, hints)
             for hint in hints:
                 try:
-                    found = self.sight(rows, tables[hint.table], hint.pk, hint.ms)
+                    found = new.get((hint.table, hint.pk)) or self.sight(
+                        rows, tables[hint.table], hint.pk, hint.ms
+                    )
                 except ROW_FAULTS as error:
                     reason = self.faults.reason(f"looking at a row of {hint.table}", error)
                     self.failed.append(ItemError(key=hint.table.encode(), reason=reason))
@@ -205,9 +211,30 @@ class Scanner:
                     self.agree(hint, found.key, found.state)
                 else:
                     # One that is only asked for was touched by nobody.
-                    differing.append(found._replace(touched=hint.n > 0 and hint not in served))
+                    touched = hint.n > 0 and hint not in served
+                    differing.append(found if touched else found._replace(touched=False))
                     self.tell(hint, found, look.told.get((hint.table, hint.pk)))
         return differing
+
+    def new_rows(
+        self, rows: Rows, tables: Mapping[str, Table], hints: Sequence[Hint]
+    ) -> dict[tuple[str, Place], Sighting]:
+        """Return the new rows among those that are hinted at, where they are many, by table and place."""
+        touched: dict[str, dict[int, int]] = {}
+        for hint in hints:
+            number = hint.pk[0]
+            # Looked up before: None stands for a number that no row has.
+            if type(number) is int and self.identities.found.get((hint.table, number), hint) is None:
+                touched.setdefault(hint.table, {})[number] = hint.ms
+        found: dict[tuple[str, Place], Sighting] = {}
+        for name, numbers in touched.items():
+            if len(numbers) < NEW_ROWS_MIN or self.references[name] or self.places:
+                continue
+            with suppress(*ROW_FAULTS):  # one by one it will be found which
+                for number, birth, sighting in new_sightings(rows, tables[name], numbers, self.births):
+                    self.born[name, number] = birth
+                    found[name, sighting.place] = sighting
+        return found
 
     def tell(self, hint: Hint, found: Sighting, before: Told | None) -> None:
         """Note what a hinted row turned out to be; one that is never recorded is nothing to come back for at once."""
@@ -406,7 +433,8 @@ class Scanner:
             return
         keys = [sighting.key for sighting in page]
         known = self.store.get_many(keys)
-        waiting = self.store.pending_of(keys)
+        # What is pending is not in place.
+        waiting = self.store.pending_of([key for key, stored in known.items() if not stored.state])
         bases = {key: waiting[key].base if key in waiting else known.get(key) for key in keys}
         orphaned = self.orphans.orphaned(self.moments, page, bases)
         # Of UTF-16 that is none nobody else would make the same.
@@ -458,6 +486,8 @@ class Scanner:
             gone = removed(base.item, UNENFORCED if orphaned else 0)
             return self.observation(one, draft(one.key, gone))
         if base is None or not base.item.live:
+            if one.plain and stored is None and not (look.baseline or orphaned):
+                return self.observation(one, Draft(key=one.key, kind=Kind.ROW, meta=pack_plain(one.values)))
             cells = self.cells(one.table, one.values)
             self.name_itself(one, cells)
             if look.baseline and stored is None and not unpack_key(one.key).birth:

@@ -33,6 +33,7 @@ __all__ = [
     "column_hashes",
     "from_wire",
     "row_hash",
+    "row_hashes",
     "same_cell",
     "text_of",
     "to_wire",
@@ -174,6 +175,12 @@ def column_hashes(values: Sequence[Value], kinds: Collection[type]) -> list[byte
         factor, offset, word = INTEGER_FACTOR, INTEGER_OFFSET, WORD
         return [((value * factor + offset) & word).to_bytes(8, "big") for value in values]  # type: ignore[operator]
     return [column_hash(value) for value in values]
+
+
+def row_hashes(columns: Sequence[Sequence[Value]]) -> list[bytes]:
+    """Return the states of many rows, given the values of each of their columns, in the order of the columns' names."""
+    hashes = [column_hashes(values, set(map(type, values))) for values in columns]
+    return list(map(b"".join, zip(*hashes, strict=True)))
 
 
 def row_hash(values: Mapping[str, Value]) -> bytes:

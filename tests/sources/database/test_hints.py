@@ -96,6 +96,25 @@ def test_a_hint_stays_if_its_row_was_touched_after_the_hint_was_read() -> None:
     assert not is_hinted(app, "no such table", (1,))
 
 
+def test_of_many_hints_only_those_stay_whose_rows_were_touched_since() -> None:
+    app = opened("CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE TABLE u(id TEXT PRIMARY KEY)")
+    app.executemany("INSERT INTO t VALUES(?, 1)", [(n,) for n in range(100)])
+    app.executemany("INSERT INTO u VALUES(CAST(? AS TEXT))", [(b"\xff%d" % n,) for n in range(100)])
+    schema = read_schema(app)
+    seen = read_hints(app, schema)
+    assert len(seen) == 200
+    app.execute("UPDATE t SET a = 3 WHERE id = 2")
+    drop_hints(app, seen)
+    assert [hint.pk for hint in read_hints(app, schema)] == [(2,)]
+    app.executemany("INSERT INTO t VALUES(?, 1)", [(n,) for n in range(100, 200)])
+    seen = read_hints(app, schema)
+    app.execute("INSERT INTO t VALUES(200, 1)")
+    drop_hints(app, seen)
+    assert [hint.pk for hint in read_hints(app, schema)] == [(200,)]
+    app.execute("UPDATE t SET a = 2")
+    assert len(taken(app)) == 201
+
+
 def test_twenty_thousand_updates_of_a_hundred_rows_leave_a_hundred_hints() -> None:
     app = opened("CREATE TABLE t(id INTEGER PRIMARY KEY, a)")
     app.executemany("INSERT INTO t VALUES(?, 0)", ((n,) for n in range(100)))
