@@ -60,6 +60,8 @@ DIRECTORIES_CACHED = 4096
 # Reading and hashing a whole subtree costs about 0.5 µs an entry, a dirty leaf on its own about 15 µs
 # and holds some 20 entries: past one changed entry in eight the whole subtree is cheaper.
 WHOLE_SUBTREE_RATIO = 8
+# Unless what changed lies in few directories: getting down to one costs as much as so many entries.
+DIRECTORY_ENTRIES = 64
 
 LEAF = b"\x00"
 BRANCH = b"\x01"
@@ -246,12 +248,28 @@ def refresh(nodes: NodeStore, changed: Iterable[bytes]) -> None:
         rehash(nodes, b"", dirty)
 
 
+def is_cheaper_whole(dirty: Sequence[bytes], depth: int, count: int) -> bool:
+    """Return whether a subtree is better read and hashed whole than node by node.
+
+    Args:
+        dirty: The key hashes in it that changed.
+        depth: Of its top.
+        count: How many entries it has.
+    """
+    if len(dirty) * WHOLE_SUBTREE_RATIO < count:
+        return False
+    if depth >= 2 * DIRECTORY_HASH_BYTES:
+        return True
+    directories = len({place[:DIRECTORY_HASH_BYTES] for place in dirty})
+    return count <= len(dirty) + directories * DIRECTORY_ENTRIES
+
+
 def rehash(nodes: NodeStore, prefix: bytes, dirty: Sequence[bytes]) -> tuple[bytes, int]:
     """Refresh one node and return its hash and count."""
     branch = nodes.branch(prefix)
     if branch is None:
         return build(nodes.put_branch, prefix, nodes.entries(prefix))
-    if len(dirty) * WHOLE_SUBTREE_RATIO >= sum(branch.counts):
+    if is_cheaper_whole(dirty, len(prefix), sum(branch.counts)):
         nodes.drop_below(prefix)
         return build(nodes.put_branch, prefix, nodes.entries(prefix))
     hashes, counts = list(branch.hashes), list(branch.counts)

@@ -50,9 +50,9 @@ INBOX_MESSAGES_MAX = 8
 ITEMS_PER_DELTA = 1000
 # Of long names and vectors a thousand would not fit into a frame.
 BYTES_PER_DELTA = 1024 * 1024
-# Of a stream that is applied as a whole, so much is taken in at a time.
-# Each step brings the trie up to date once: of a third of the size it would cost a tenth more in all.
-GATHERED_MAX = 30_000
+# Of a stream that is applied as a whole, so much is taken in at a time, while the next part comes.
+# Each step waits for the disk once.
+GATHERED_MAX = 10_000
 GATHERED_BYTES = 16 * 1024 * 1024
 # Roots may differ for a moment because writes are under way; a descent for that would be waste.
 RECHECK_S = 0.3
@@ -105,6 +105,9 @@ class SessionDriver:
         self.gathered_from: dict[ActorId, DeviceId] = {}
         self.gathered_bytes = 0
         self.gathered_stale = False
+        self.written = trio.Event()
+        """Set unless a part of a stream is being taken in."""
+        self.written.set()
         self.unsettled: set[bytes] = set()
         """Keys that the peer changed since it last said that it has sent all."""
         self.ended = ""
@@ -207,7 +210,7 @@ class SessionDriver:
                 case StreamLog(above):
                     nursery.start_soon(self.stream_log, above, nursery)
                 case Take(delta, stale):
-                    await self.take(delta, stale=stale)
+                    await self.take(delta, nursery, stale=stale)
                 case Bury(entries):
                     self.unsettled |= await self.replica.bury(entries)
                 case Commit(knowledge, forgotten):
@@ -236,7 +239,7 @@ class SessionDriver:
                 case _:
                     assert_never(effect)
 
-    async def take(self, delta: Delta, *, stale: bool) -> None:
+    async def take(self, delta: Delta, nursery: trio.Nursery, *, stale: bool) -> None:
         """Hand items to the replica, and answer with our better versions."""
         if delta.repair and self.inspected is not None:
             self.repaired.update((item.key, item) for item in delta.items)
@@ -251,17 +254,31 @@ class SessionDriver:
             self.gathered_bytes += sum(len(item.meta) for item in delta.items)
             self.gathered_stale |= stale
             if len(self.gathered) >= GATHERED_MAX or self.gathered_bytes >= GATHERED_BYTES:
-                await self.take_gathered()
+                await self.written.wait()
+                self.written = trio.Event()
+                nursery.start_soon(self.take_behind, self.drawn(), self.written)
             return
         await self.take_gathered()
         await self.take_items(delta.items, delta.devices, repair=delta.repair, stale=stale)
 
-    async def take_gathered(self) -> None:
-        """Hand what was gathered of a stream to the replica."""
+    def drawn(self) -> tuple[Sequence[Item], Sequence[tuple[ActorId, DeviceId]]]:
+        """Return what was gathered of a stream, and which devices wrote it; nothing is gathered then."""
         items, self.gathered, self.gathered_bytes = self.gathered, [], 0
+        return items, tuple(self.gathered_from.items())
+
+    async def take_gathered(self) -> None:
+        """Hand the rest of what was gathered of a stream to the replica; all of it is taken in then."""
+        await self.written.wait()
+        items, devices = self.drawn()
         if items:
-            devices = tuple(self.gathered_from.items())
             await self.take_items(items, devices, repair=False, stale=self.gathered_stale)
+
+    async def take_behind(
+        self, part: tuple[Sequence[Item], Sequence[tuple[ActorId, DeviceId]]], written: trio.Event
+    ) -> None:
+        """Hand a part of a stream to the replica while the next one is gathered."""
+        await self.take_items(*part, repair=False, stale=self.gathered_stale)
+        written.set()
 
     async def take_items(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from sys import getsizeof
 from typing import NamedTuple
 
@@ -31,6 +32,9 @@ IN_MAX = 512
 MARK = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|\?""")
 
 PAGE_ROWS = 1000
+# So many rows are inserted by one statement: faster, and other threads go on meanwhile. Of columns that all have a
+# place among the parameters that a statement can have.
+GROUP_ROWS, GROUPED_COLUMNS_MAX = 32, 500
 PAGE_BYTES = 1 << 20
 """A page ends with the row with which it has so many bytes."""
 # A result has no more than that.
@@ -253,10 +257,16 @@ class Rows:
             apsw.MismatchError: One has a text that a file of this encoding cannot hold.
         """
         names = ", ".join(quoted(column) for column in columns)
-        marks = ", ".join("?" * len(columns))
-        self.run(
-            f"INSERT OR ABORT INTO {self.table(table).name} ({names}) VALUES ({marks})", self.fitting(rows)
-        )
+        marks = f"({', '.join('?' * len(columns))})"
+        insert = f"INSERT OR ABORT INTO {self.table(table).name} ({names}) VALUES {marks}"
+        rest = plain = list(self.fitting(rows))
+        if len(columns) <= GROUPED_COLUMNS_MAX and not any(RawText in map(type, row) for row in plain):
+            whole = len(plain) - len(plain) % GROUP_ROWS
+            grouped = insert + f", {marks}" * (GROUP_ROWS - 1)
+            for at in range(0, whole, GROUP_ROWS):
+                self.connection.execute(grouped, list(chain.from_iterable(plain[at : at + GROUP_ROWS])))
+            rest = plain[whole:]
+        self.run(insert, rest)
 
     def update(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Place, Place]]) -> None:
         """Update columns of rows: (new values, key values); errors as `insert`."""

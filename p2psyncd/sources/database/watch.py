@@ -207,8 +207,13 @@ class Watcher:
             self.inotify = -1
 
     async def wait(self) -> None:
-        """Wait for an event, for the next look, or for the time to compare the files' status; compare it then."""
+        """Wait for an event, for the next look, or for the time to compare the files' status; compare it then.
+
+        Right after a look events can wait: they would not bring the next one any nearer, the kernel makes one of those that
+        are alike, and what writes a large transaction, be it ourselves, raises thousands.
+        """
         with trio.move_on_at(min(self.poll_s, self.pace.due_s)):
+            await trio.sleep_until(self.pace.last_s + SPACING_S)
             if self.inotify < 0:
                 await trio.sleep_forever()
             await trio.lowlevel.wait_readable(self.inotify)
