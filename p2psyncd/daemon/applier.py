@@ -304,13 +304,15 @@ class Applier:
             # Nothing was done. Whatever else is pending has to wait for the same.
             unsettled, failures = [pending.item.key for pending in ready], {}
             self.waiting = error.detail or error.message
-        for pending in ready:
-            self.failures.pop(pending.item.key, None)
+        if self.failures:
+            for pending in ready:
+                self.failures.pop(pending.item.key, None)
         self.advanced |= len(ready) > len(unsettled)
         self.blocked.update(unsettled)
         self.failures.update(failures)
+        directory = Kind.DIRECTORY
         return await self.waiting_for(
-            {p.item.key for p in ready if p.item.kind is Kind.DIRECTORY} - set(unsettled)
+            {p.item.key for p in ready if p.item.kind is directory} - set(unsettled)
         )
 
     async def waiting_for(self, directories: set[bytes]) -> list[Pending]:

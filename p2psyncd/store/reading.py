@@ -24,7 +24,17 @@ from p2psyncd.core.trie import (
 from p2psyncd.core.version import Dot, unpack_vector
 from p2psyncd.store.database import Database, Row
 from p2psyncd.store.nodes import Nodes
-from p2psyncd.store.rows import BASE, ITEM, STORED, Actors, item_of, key_slices, pending_of, stored_of
+from p2psyncd.store.rows import (
+    BASE,
+    ITEM,
+    ITEM_COLUMNS,
+    STORED,
+    Actors,
+    item_of,
+    key_slices,
+    pending_of,
+    stored_of,
+)
 
 __all__ = ["ACTOR", "ShareReader"]
 
@@ -77,11 +87,21 @@ class ShareReader:
 
     def pending(self, *, limit: int, after: bytes = b"") -> list[Pending]:
         """Return pending items in key order, with key > `after`."""
-        rows = self.database.rows(
-            f"SELECT {ITEM}, i.failed, {BASE} FROM items i LEFT JOIN bases b ON b.key = i.key"
-            " WHERE i.pending = 1 AND i.key > ? ORDER BY i.key LIMIT ?",
-            (after, limit),
-        )
+        with self.database.snapshot():
+            if self.database.found("SELECT 1 FROM bases LIMIT 1") is None:
+                new = self.database.rows(
+                    f"SELECT {ITEM}, i.failed FROM items i WHERE i.pending = 1 AND i.key > ? ORDER BY i.key LIMIT ?",
+                    (after, limit),
+                )
+                return [
+                    Pending(item=item_of(row, self.actors), base=None, failed=row[ITEM_COLUMNS])
+                    for row in new
+                ]
+            rows = self.database.rows(
+                f"SELECT {ITEM}, i.failed, {BASE} FROM items i LEFT JOIN bases b ON b.key = i.key"
+                " WHERE i.pending = 1 AND i.key > ? ORDER BY i.key LIMIT ?",
+                (after, limit),
+            )
         return [pending_of(row, self.actors) for row in rows]
 
     def pending_of(self, keys: Sequence[bytes]) -> dict[bytes, Pending]:

@@ -11,12 +11,23 @@ from p2psyncd.core.version import Dot
 from p2psyncd.errors import StateCorrupt
 from p2psyncd.store.database import Database, Row
 
-__all__ = ["BASE", "ITEM", "STORED", "Actors", "Refs", "item_of", "key_slices", "pending_of", "stored_of"]
+__all__ = [
+    "BASE",
+    "ITEM",
+    "ITEM_COLUMNS",
+    "STORED",
+    "Actors",
+    "Refs",
+    "item_of",
+    "key_slices",
+    "pending_of",
+    "stored_of",
+]
 
 ITEM = "i.key, i.kind, i.digest, i.size, i.meta, i.actor, i.seq, i.hlc, i.vector"
 STORED = f"{ITEM}, iif(i.pending, x'', i.disk_state)"
 BASE = "b.key, b.kind, b.digest, b.size, b.meta, b.actor, b.seq, b.hlc, b.vector, i.disk_state"
-STORED_COLUMNS = 10
+ITEM_COLUMNS, STORED_COLUMNS = 9, 10
 # Looking keys up costs 1.6 µs each from here on, and SQLite keeps only so many statements prepared.
 KEYS_PER_QUERY = 512
 

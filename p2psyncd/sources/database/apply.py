@@ -56,8 +56,8 @@ from p2psyncd.sources.source import Applied, Failed, Outcome, Restated, Surprise
 
 __all__ = ["RowApplier"]
 
-INTENT = "database-intent"
-DURABLE = "database-intent-durable"
+INTENT = "database-step"
+DURABLE = "database-step-durable"
 OBJECTS = SCHEMA_TABLE.encode() + b"/"
 WHOLE_MAX = 20_000
 """A batch of so many rows is one transaction."""
@@ -418,10 +418,11 @@ class RowApplier:
             for key in broken - self.retries.alone
             if step.changes.get(key) == b"" and unpack_key(key).table in writer.freed
         }
-        for one in simple:
-            key = one.pending.item.key
-            step.dots[key] = one.pending.item.dot
-            step.outcomes.append(Applied(key=key, state=one.hash or b""))
+        items = [one.pending.item for one in simple]
+        step.dots.update({item.key: item.dot for item in items})
+        step.outcomes += [
+            Applied(key=item.key, state=one.hash or b"") for item, one in zip(items, simple, strict=True)
+        ]
         return step
 
     def change(self, row: Row) -> Change:

@@ -714,21 +714,19 @@ class DatabaseSource(RowRules):
 
     def apply(self, batch: Sequence[Pending]) -> list[Outcome]:
         """Put rows in place, in one transaction of the app's file."""
-        self.since.applied.update(pending.item.key for pending in batch)
+        dots = {pending.item.key: pending.item.dot for pending in batch}
+        self.since.applied.update(dots)
         # In place, and the store could not take note of it (its disk was full, say).
-        done: list[Outcome] = [
-            Applied(key=pending.item.key, state=self.last[pending.item.key][1])
-            for pending in batch
-            if self.last.get(pending.item.key, (None,))[0] == pending.item.dot
-        ]
-        known = {one.key for one in done}
+        known = {key for key in self.last.keys() & dots.keys() if self.last[key][0] == dots[key]}
+        done: list[Outcome] = [Applied(key=key, state=self.last[key][1]) for key in known]
+        if known:
+            batch = [pending for pending in batch if pending.item.key not in known]
         began_s = self.clock.monotonic_s()
-        outcomes = self.applier.apply([pending for pending in batch if pending.item.key not in known])
+        outcomes = self.applier.apply(batch)
         self.owe(began_s)
         # Once more: a scan that began meanwhile has the file as it was, and forgot what was applied before it.
-        self.since.applied.update(pending.item.key for pending in batch)
+        self.since.applied.update(dots)
         self.since.applied.update(outcome.key for outcome in outcomes if isinstance(outcome, Restated))
-        dots = {pending.item.key: pending.item.dot for pending in batch}
         self.last = {one.key: (dots[one.key], one.state) for one in outcomes if isinstance(one, Applied)}
         self.guard.save(self.store)
         return [*done, *outcomes]

@@ -30,14 +30,20 @@ class Step:
 
 
 def packed_step(step: Step) -> list[Any]:
-    """Return a step as it is stored."""
-    outcomes = [
-        [one.key, one.state, *(step.dots[one.key] if isinstance(one, Applied) else ())]
-        for one in step.outcomes
-        if isinstance(one, Applied | Restated)
+    """Return a step as it is stored: what is put in place as columns, which takes half the time of rows."""
+    applied = [one for one in step.outcomes if isinstance(one, Applied)]
+    dots = [step.dots[one.key] for one in applied]
+    actors = {actor: place for place, actor in enumerate(dict.fromkeys(actor for actor, _ in dots))}
+    return [
+        [one.key for one in applied],
+        [one.state for one in applied],
+        list(actors),
+        [actors[actor] for actor, _ in dots],
+        [seq for _, seq in dots],
+        [[one.key, one.state] for one in step.outcomes if isinstance(one, Restated)],
+        {key: packed_change(change) for key, change in step.changes.items()},
+        sorted(step.unsettled),
     ]
-    changes = {key: packed_change(change) for key, change in step.changes.items()}
-    return [outcomes, changes, sorted(step.unsettled)]
 
 
 def packed_change(change: Change) -> Any:  # noqa: ANN401  (CBOR's own types)
@@ -47,21 +53,18 @@ def packed_change(change: Change) -> Any:  # noqa: ANN401  (CBOR's own types)
 
 def unpacked_step(packed: list[Any]) -> Step:
     """Return a stored step."""
-    outcomes: list[Outcome] = []
-    dots: dict[bytes, Dot] = {}
-    for key, state, *dot in packed[0]:
-        outcomes.append(Applied(key=key, state=state) if dot else Restated(key=key, state=state))
-        if dot:
-            dots[key] = Dot(*dot)
-    changes: Mapping[bytes, Any] = packed[1]
+    keys, states, actors, places, seqs, restated, packed_changes, unsettled = packed
+    outcomes: list[Outcome] = [Applied(key=key, state=state) for key, state in zip(keys, states, strict=True)]
+    outcomes += [Restated(key=key, state=state) for key, state in restated]
+    changes: Mapping[bytes, Any] = packed_changes
     return Step(
         outcomes=outcomes,
-        dots=dots,
+        dots={key: Dot(actors[place], seq) for key, place, seq in zip(keys, places, seqs, strict=True)},
         changes={
             key: tuple(value_of(part) for part in change) if isinstance(change, list) else change
             for key, change in changes.items()
         },
-        unsettled=set(packed[2]),
+        unsettled=set(unsettled),
         wrote=True,
     )
 
