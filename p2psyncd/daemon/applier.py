@@ -182,7 +182,7 @@ class Applier:
             moved = again = False
             if self.replica.totals.pending_items:
                 await trio.sleep(self.replica.source.rest_s)
-            if self.replica.midstream or self.replica.cut:
+            if self.replica.amid_streams:
                 pass  # a part of what was changed together must not be seen
             elif self.replica.phase in {Phase.READY, Phase.SCANNING}:
                 try:

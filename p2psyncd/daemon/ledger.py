@@ -465,7 +465,9 @@ class Ledger:
         # Of a machine that was set back, or copied, a later write goes by the same actor and knows nothing of an
         # earlier one: what that had been united with tells. And a delete that was united with another one has one name
         # with what it was before: who wrote in knowledge of that may never have heard of the other.
-        if (other.live and not self.source.whole) or covers_all(item, other):
+        # Of a folder's later content that is not asked: what it replaces goes to history. What a delete does not know
+        # is nowhere, where it was not in place yet.
+        if (item.live and other.live and not self.source.whole) or covers_all(item, other):
             return True
         # Unless its actor may have forgotten that delete: then the later write cannot name what that knew.
         return not other.live and covers(self.store.forgotten(), other.dot)

@@ -522,6 +522,11 @@ class Replica:
 
     # Streams of which a part must not be seen
 
+    @property
+    def amid_streams(self) -> bool:
+        """Whether a part of what was changed together may be pending, and is not to be seen."""
+        return bool(self.midstream or self.cut)
+
     async def stream_began(self, sender: DeviceId) -> None:
         """Note that a peer has sent a part of what was changed together: nothing is applied before the rest."""
         if self.source.whole and sender not in self.midstream:
@@ -570,6 +575,8 @@ class Replica:
         if not self.ledger.fresh and not self.ledger.overflowed:
             return Waiting([])
         async with self.lock:
+            if self.amid_streams:
+                return Waiting([])
             fresh, self.ledger.fresh = self.ledger.fresh, {}
             overflowed, self.ledger.overflowed = self.ledger.overflowed, False
             since = None if self.ledger.overtaken or not self.source.whole else self.store.arrival()
@@ -605,6 +612,10 @@ class Replica:
         self.source.check()
         still = self.store.still_pending(batch, since=since)
         if self.source.whole and len(still) < len(batch):
+            if self.amid_streams:
+                # What overtook them may be a part of a stream: all of this waits for the rest.
+                self.ledger.overflowed = True
+                return []
             # What an edit was merged with goes along: a parent must not go before a child that the app has just changed.
             overtaken = {p.item.key for p in batch} - {p.item.key for p in still}
             still += self.store.pending_of(sorted(overtaken)).values()
@@ -634,6 +645,10 @@ class Replica:
     async def pending(self, *, limit: int, after: bytes = b"") -> Waiting:
         """Return pending versions in key order."""
         async with self.lock:
+            if self.amid_streams:
+                # A part of one is pending by now.
+                self.ledger.overflowed = True
+                return Waiting([])
             rows = await self.executor.run(lambda: self.store.pending(limit=limit, after=after))
             return Waiting(rows, self.store.arrival() if self.source.whole else None)
 

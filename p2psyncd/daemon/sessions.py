@@ -20,7 +20,7 @@ from p2psyncd.core.item import Item
 from p2psyncd.core.knowledge import Knowledge
 from p2psyncd.core.merkle import Summary, compare, find, summarize
 from p2psyncd.core.storage import ShareStorage
-from p2psyncd.daemon.replica import Replica
+from p2psyncd.daemon.replica import PART_ITEMS, WHOLE_ITEMS_MAX, Replica
 from p2psyncd.daemon.signal import Signal
 from p2psyncd.wire.effects import (
     Answer,
@@ -50,9 +50,9 @@ INBOX_MESSAGES_MAX = 8
 ITEMS_PER_DELTA = 1000
 # Of long names and vectors a thousand would not fit into a frame.
 BYTES_PER_DELTA = 1024 * 1024
-# Of a stream that is applied as a whole, so much is taken in at a time, while the next part comes.
-# Each step waits for the disk once.
-GATHERED_MAX = 10_000
+# What was changed together is taken in together, so that no third device ever hears of a part of it: a stream of so many
+# items is kept in memory until its end. A longer one, or one of so many bytes, is taken in by parts, each while the next one comes.
+GATHERED_MAX = WHOLE_ITEMS_MAX
 GATHERED_BYTES = 16 * 1024 * 1024
 # Roots may differ for a moment because writes are under way; a descent for that would be waste.
 RECHECK_S = 0.3
@@ -105,6 +105,8 @@ class SessionDriver:
         self.gathered_from: dict[ActorId, DeviceId] = {}
         self.gathered_bytes = 0
         self.gathered_stale = False
+        self.in_parts = False
+        """Whether some of the stream has been taken in, or is."""
         self.written = trio.Event()
         """Set unless a part of a stream is being taken in."""
         self.written.set()
@@ -173,7 +175,7 @@ class SessionDriver:
                 nursery.start_soon(self.keep_supplying)
                 async for message in self.inbox:
                     async with self.turn:
-                        if not isinstance(message, Delta):
+                        if isinstance(message, Done):
                             await self.take_gathered()
                         await self.replica.meet(message)
                         if self.replica.epoch != self.epoch:
@@ -246,20 +248,19 @@ class SessionDriver:
             self.inspection.fire()
         if not self.replica.takes:
             return
-        if self.replica.source.whole and not delta.repair:
-            await self.replica.stream_began(self.peer)
-            # Applied together, it may as well be written down together: each step waits for the disk.
-            self.gathered += delta.items
-            self.gathered_from.update(delta.devices)
-            self.gathered_bytes += sum(len(item.meta) for item in delta.items)
-            self.gathered_stale |= stale
-            if len(self.gathered) >= GATHERED_MAX or self.gathered_bytes >= GATHERED_BYTES:
-                await self.written.wait()
-                self.written = trio.Event()
-                nursery.start_soon(self.take_behind, self.drawn(), self.written)
+        if not self.replica.source.whole or delta.repair:
+            await self.take_items(delta.items, delta.devices, repair=delta.repair, stale=stale)
             return
-        await self.take_gathered()
-        await self.take_items(delta.items, delta.devices, repair=delta.repair, stale=stale)
+        self.gathered += delta.items
+        self.gathered_from.update(delta.devices)
+        self.gathered_bytes += sum([len(item.meta) for item in delta.items])
+        self.gathered_stale |= stale
+        most = PART_ITEMS if self.in_parts else GATHERED_MAX
+        if len(self.gathered) > most or self.gathered_bytes >= GATHERED_BYTES:
+            self.in_parts = True
+            await self.written.wait()
+            self.written = trio.Event()
+            nursery.start_soon(self.take_behind, self.drawn(), self.written)
 
     def drawn(self) -> tuple[Sequence[Item], Sequence[tuple[ActorId, DeviceId]]]:
         """Return what was gathered of a stream, and which devices wrote it; nothing is gathered then."""
@@ -269,14 +270,17 @@ class SessionDriver:
     async def take_gathered(self) -> None:
         """Hand the rest of what was gathered of a stream to the replica; all of it is taken in then."""
         await self.written.wait()
+        self.in_parts = False
         items, devices = self.drawn()
         if items:
+            await self.replica.stream_began(self.peer)
             await self.take_items(items, devices, repair=False, stale=self.gathered_stale)
 
     async def take_behind(
         self, part: tuple[Sequence[Item], Sequence[tuple[ActorId, DeviceId]]], written: trio.Event
     ) -> None:
         """Hand a part of a stream to the replica while the next one is gathered."""
+        await self.replica.stream_began(self.peer)
         await self.take_items(*part, repair=False, stale=self.gathered_stale)
         written.set()
 

@@ -26,6 +26,7 @@ from mutants import MUTANTS
 from oracle import Violation
 from plan import Plan
 from shrink import shrink
+from sizes import sized
 from world import live
 
 __all__ = ["Result", "kind_named", "main", "run_plan"]
@@ -61,7 +62,8 @@ def run_plan(plan: Plan, trace: list[str] | None = None) -> Violation | None:
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        return run(plan.seed, live, plan, kind_named(plan.kind), [] if trace is None else trace)
+        with sized(plan.seed):
+            return run(plan.seed, live, plan, kind_named(plan.kind), [] if trace is None else trace)
     finally:
         log.setLevel(level)
 
