@@ -254,14 +254,14 @@ def is_cheaper_whole(dirty: Sequence[bytes], depth: int, count: int) -> bool:
     Args:
         dirty: The key hashes in it that changed.
         depth: Of its top.
-        count: How many entries it has.
+        count: How many entries it had.
     """
     if len(dirty) * WHOLE_SUBTREE_RATIO < count:
         return False
     if depth >= 2 * DIRECTORY_HASH_BYTES:
         return True
     directories = len({place[:DIRECTORY_HASH_BYTES] for place in dirty})
-    return count <= len(dirty) + directories * DIRECTORY_ENTRIES
+    return count <= directories * DIRECTORY_ENTRIES
 
 
 def rehash(nodes: NodeStore, prefix: bytes, dirty: Sequence[bytes]) -> tuple[bytes, int]:

@@ -204,6 +204,25 @@ def test_a_batch_hashes_every_dirty_branch_once(memory_trie: Any) -> None:
     assert len(trie.written) < len(trie.branches)
 
 
+def test_of_a_large_trie_only_the_directory_is_read_in_which_much_is_new(memory_trie: Any) -> None:
+    entries = some_entries(4, 5000, 20)
+    trie = memory_trie(entries)
+    new = {key_hash(SECRET, b"another/%d" % n) + bytes(32) for n in range(1000)}  # a fifth
+    read = []
+    below = trie.entries
+
+    def counted(prefix: bytes) -> list[bytes]:
+        found: list[bytes] = below(prefix)
+        read.append(len(found))
+        return found
+
+    trie.entries = counted
+    trie.change(entries | new)
+    assert sum(read) < 1000 + 300  # beside it perhaps another directory that begins alike
+    del trie.entries
+    assert trie.branches == memory_trie(entries | new).branches
+
+
 def test_removing_all_leaves_nothing(memory_trie: Any) -> None:
     trie = memory_trie(some_entries(3, 1000, 5))
     trie.change(set())

@@ -13,7 +13,7 @@ import trio.testing
 
 from p2psyncd.core.ids import ActorId, DeviceId, ShareId
 from p2psyncd.daemon.executor import InlineExecutor
-from p2psyncd.daemon.replica import EVERYTHING, Replica
+from p2psyncd.daemon.replica import EVERYTHING, Replica, Waiting
 from p2psyncd.main import SystemClock
 from p2psyncd.sources.database.database import DatabaseSource
 from p2psyncd.sources.database.keys import bucket_of
@@ -149,6 +149,36 @@ async def test_what_was_put_in_place_meanwhile_is_not_put_there_again(
     assert b.totals.pending_items == 1
     assert await b.apply(fresh.rows[1:], fresh.since) == ([], {})
     assert b.totals.pending_items == 0
+
+
+async def test_nothing_is_put_in_place_while_a_part_of_a_stream_may_be_pending(
+    new_replica: NewReplica, tmp_path: Path
+) -> None:
+    """A stream begins after what is pending was read, and before that is put in place."""
+    a, b = await two_replicas(new_replica, tmp_path, "(1, 'Ada'), (2, 'Bob')")
+    await b.receive(list(a.store.all_items()), [], repair=False)
+    fresh = await b.take_fresh()
+    assert fresh is not None
+    write(tmp_path / "a.db", "UPDATE people SET name = 'both'")
+    await a.scan()
+    _, both = sorted(a.store.all_items(), key=lambda item: item.hlc)[-2:]
+    sender = DeviceId(bytes([1]) * 32)
+    await b.stream_began(sender)
+    await b.receive([both], [], repair=False)  # the other one is still to come
+
+    async def shown() -> list[tuple[str]]:
+        with closing(apsw.Connection(str(tmp_path / "b.db"))) as connection:
+            return connection.execute("SELECT name FROM people ORDER BY id").fetchall()
+
+    assert await b.apply(*fresh) == ([], {})
+    assert await b.take_fresh() == Waiting([])
+    assert await b.pending(limit=9) == Waiting([])
+    assert await shown() == []
+    await b.receive(list(a.store.all_items()), [], repair=False)
+    await b.stream_ended(sender)
+    assert await b.take_fresh() is None  # what was to be put in place is among all that is pending
+    assert await b.apply(*await b.pending(limit=9)) == ([], {})
+    assert await shown() == [("both",), ("both",)]
 
 
 async def test_what_came_in_a_step_that_failed_is_not_put_in_place(

@@ -657,3 +657,22 @@ def test_a_store_in_memory_works_the_same(share: Any) -> None:
     reader.close()
     assert store.root() == store.rebuilt_root()
     store.close()
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
+def test_many_items_are_put_and_settled_as_few_are(store: ShareStore, share: Any, count: int) -> None:
+    items = [share.item(b"%d" % n, n + 1) for n in range(count)]
+    store.put_pending([pending(item, base=stored(item) if item.dot.seq % 2 else None) for item in items])
+    waiting = store.pending(limit=1000)
+    assert {row.item.key: (row.item, row.base) for row in waiting} == {
+        item.key: (item, stored(item) if item.dot.seq % 2 else None) for item in items
+    }
+    store.settle_all([(row, b"state of " + row.item.key) for row in waiting])
+    assert store.pending(limit=1000) == []
+    assert store.get_many([item.key for item in items]) == {
+        item.key: stored(item, b"state of " + item.key) for item in items
+    }
+    again = [share.item(b"%d" % n, n + 1000) for n in range(count)]
+    store.put(map(stored, again))
+    assert [store.get(item.key) for item in again] == list(map(stored, again))
+    assert store.totals().items == count
