@@ -61,7 +61,8 @@ LOOKS_MAX = 3
 RENEWAL_S = 600.0
 # What was changed together is recorded, sent and applied together, up to so many items.
 WHOLE_ITEMS_MAX = 20_000
-# What is more than that is told in parts anyway: smaller ones, so that a peer has something to do while the rest is found.
+# What turns out to be more than that is told in parts anyway: the rest in smaller ones, so that a peer has something to do
+# while they are found.
 PART_ITEMS = 10_000
 # The dot keeps it apart from the settings that a source keeps in the state.
 MIDSTREAM = ".midstream"
@@ -220,6 +221,7 @@ class Replica:
         errors: dict[bytes, str] = {}
         gone: list[Observation] = []
         seen: list[Observation] = []
+        together = WHOLE_ITEMS_MAX
         more = True
         while more:
             step = await self.executor.run(lambda: take(found, OBSERVATIONS_PER_STEP))
@@ -237,9 +239,9 @@ class Replica:
                 else:
                     seen.append(one)
             # What was changed together is told together.
-            if len(seen) > (self.together() - OBSERVATIONS_PER_STEP if self.source.whole and more else 0):
+            if len(seen) > (together - OBSERVATIONS_PER_STEP if self.source.whole and more else 0):
                 await self.record(seen)
-                seen = []
+                seen, together = [], PART_ITEMS
             if reopened:
                 await self.reopen(reopened)
         if gone and whole:
@@ -254,10 +256,6 @@ class Replica:
             for key in dirty.keys:
                 self.errors.pop(key, None)
             self.errors.update(errors)
-
-    def together(self) -> int:
-        """Return how many findings of the look under way are recorded together."""
-        return WHOLE_ITEMS_MAX if self.source.expected <= WHOLE_ITEMS_MAX else PART_ITEMS
 
     async def hold_mass_delete(self, gone: list[Observation], dirty: Dirty) -> None:
         """Look whether a full scan was deceived, by a disk that is not mounted say; events told of single deletions.

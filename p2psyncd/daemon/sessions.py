@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Protocol, assert_never
+from typing import NamedTuple, Protocol, assert_never
 
 import trio
 
@@ -73,6 +73,17 @@ class MessageLink(Protocol):
         ...
 
 
+class Gathered(NamedTuple):
+    """What came of a stream that is to be applied as a whole."""
+
+    items: Sequence[Item]
+    devices: Sequence[tuple[ActorId, DeviceId]]
+    """Which device actors belong to."""
+    repairs: Sequence[tuple[Delta, bool]]
+    """Repair that came meanwhile, and whether the peer was stale."""
+    stale: bool
+
+
 class SessionDriver:
     """Runs the session of one replica with one peer."""
 
@@ -103,6 +114,8 @@ class SessionDriver:
         self.gathered: list[Item] = []
         """What came of a stream that is to be applied as a whole."""
         self.gathered_from: dict[ActorId, DeviceId] = {}
+        self.repairs: list[tuple[Delta, bool]] = []
+        """Repair that came amid such a stream, and whether the peer was stale."""
         self.gathered_bytes = 0
         self.gathered_stale = False
         self.in_parts = False
@@ -248,12 +261,21 @@ class SessionDriver:
             self.inspection.fire()
         if not self.replica.takes:
             return
-        if not self.replica.source.whole or delta.repair:
+        amid = bool(self.gathered) or self.in_parts
+        if not self.replica.source.whole or (
+            delta.repair and not (amid and self.gathered_bytes < GATHERED_BYTES)
+        ):
             await self.take_items(delta.items, delta.devices, repair=delta.repair, stale=stale)
             return
+        self.gathered_bytes += sum([bulk(item) for item in delta.items])
+        if delta.repair:
+            # It may be of what was changed together with what is still to come.
+            self.repairs.append((delta, stale))
+            return
+        if not amid:
+            await self.replica.stream_began(self.peer)
         self.gathered += delta.items
         self.gathered_from.update(delta.devices)
-        self.gathered_bytes += sum([len(item.meta) for item in delta.items])
         self.gathered_stale |= stale
         most = PART_ITEMS if self.in_parts else GATHERED_MAX
         if len(self.gathered) > most or self.gathered_bytes >= GATHERED_BYTES:
@@ -262,27 +284,31 @@ class SessionDriver:
             self.written = trio.Event()
             nursery.start_soon(self.take_behind, self.drawn(), self.written)
 
-    def drawn(self) -> tuple[Sequence[Item], Sequence[tuple[ActorId, DeviceId]]]:
-        """Return what was gathered of a stream, and which devices wrote it; nothing is gathered then."""
-        items, self.gathered, self.gathered_bytes = self.gathered, [], 0
-        return items, tuple(self.gathered_from.items())
+    def drawn(self) -> Gathered:
+        """Return what was gathered of a stream; nothing is gathered then."""
+        drawn = Gathered(
+            self.gathered, tuple(self.gathered_from.items()), self.repairs, stale=self.gathered_stale
+        )
+        self.gathered, self.repairs, self.gathered_bytes = [], [], 0
+        return drawn
 
     async def take_gathered(self) -> None:
         """Hand the rest of what was gathered of a stream to the replica; all of it is taken in then."""
         await self.written.wait()
         self.in_parts = False
-        items, devices = self.drawn()
-        if items:
-            await self.replica.stream_began(self.peer)
-            await self.take_items(items, devices, repair=False, stale=self.gathered_stale)
+        await self.take_part(self.drawn())
 
-    async def take_behind(
-        self, part: tuple[Sequence[Item], Sequence[tuple[ActorId, DeviceId]]], written: trio.Event
-    ) -> None:
+    async def take_behind(self, part: Gathered, written: trio.Event) -> None:
         """Hand a part of a stream to the replica while the next one is gathered."""
-        await self.replica.stream_began(self.peer)
-        await self.take_items(*part, repair=False, stale=self.gathered_stale)
+        await self.take_part(part)
         written.set()
+
+    async def take_part(self, part: Gathered) -> None:
+        """Hand what was gathered to the replica."""
+        if part.items:
+            await self.take_items(part.items, part.devices, repair=False, stale=part.stale)
+        for delta, stale in part.repairs:
+            await self.take_items(delta.items, delta.devices, repair=True, stale=stale)
 
     async def take_items(
         self,
@@ -306,7 +332,9 @@ class SessionDriver:
             self.link.post(Gone(share=self.replica.share, entries=entries))
 
     async def settle_structure(self) -> None:
-        """Look after the shape of the tree: the peer has sent all of what it has."""
+        """Look after the shape of the tree, once the peer has sent all of what it has."""
+        if self.in_parts:
+            return
         changed, self.unsettled = self.unsettled, set()
         await self.replica.settle_structure(changed)
 
@@ -452,17 +480,22 @@ class SessionDriver:
         self.scope.cancel()
 
 
+def bulk(item: Item) -> int:
+    """Return about how many bytes an item takes in a message."""
+    return len(item.key) + len(item.meta) + len(item.vector)
+
+
 def parts(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
     """Yield items in parts that each fit into a message."""
     part: list[Item] = []
     size = 0
     for item in items:
-        bulk = len(item.key) + len(item.meta) + len(item.vector)
-        if part and (len(part) == ITEMS_PER_DELTA or size + bulk > BYTES_PER_DELTA):
+        more = bulk(item)
+        if part and (len(part) == ITEMS_PER_DELTA or size + more > BYTES_PER_DELTA):
             yield tuple(part)
             part, size = [], 0
         part.append(item)
-        size += bulk
+        size += more
     if part:
         yield tuple(part)
 

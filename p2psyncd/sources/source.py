@@ -301,11 +301,6 @@ class Source(Protocol):
         ...
 
     @property
-    def expected(self) -> int:
-        """How many changes the look under way was told of, where the source is one whole."""
-        ...
-
-    @property
     def rest_s(self) -> float:
         """How long nothing is to be put in place: apps that are at work here have a right to their turns."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import trio
 sys.path.insert(0, str(Path(__file__).parent))
 
 from daemons import Daemon, Lab, connect
+from database_replicas import NewReplica, maker
 
 
 @pytest.fixture
@@ -29,3 +30,10 @@ async def two(lab: Lab) -> tuple[Daemon, Daemon]:
     maple, willow = await lab.daemon("maple"), await lab.daemon("willow")
     await connect(maple, willow)
     return maple, willow
+
+
+@pytest.fixture
+def new_replica() -> Iterator[NewReplica]:
+    """Makes the replica of a new database."""
+    with maker() as make:
+        yield make

@@ -74,7 +74,6 @@ class MemorySource:
     """A folder that is a dictionary; files and directories only."""
 
     whole = False
-    expected = 0
     rest_s = 0.0
     due = False
 

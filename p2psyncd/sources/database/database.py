@@ -739,11 +739,6 @@ class DatabaseSource(RowRules):
             self.owed_until_s = min(owed_s, now_s + CREDIT_S + REST_S_MAX)
 
     @property
-    def expected(self) -> int:
-        """Return how many rows the look under way was told of."""
-        return len(self.hinted)
-
-    @property
     def rest_s(self) -> float:
         """Return how long an app that is at work is to be left alone."""
         return max(0.0, self.owed_until_s - CREDIT_S - self.clock.monotonic_s())

@@ -103,10 +103,12 @@ def column_by_column(
         return None
     columns = list(zip(*[cells.values() for _, cells in members], strict=True))
     kinds = [set(map(type, column)) for column in columns]
-    if not all(
-        keeps_type(here[name], kind) for name, those in zip(names, kinds, strict=True) for kind in those
-    ):
-        return None
+    for name, column, those in zip(names, columns, kinds, strict=True):
+        affinity = here[name]
+        if not all(keeps_type(affinity, kind) for kind in those) and not all(
+            keeps(affinity, value) for value in column
+        ):
+            return None
     at = names.index(table.pk[0])
     if kinds[at] != INTEGERS:
         return None

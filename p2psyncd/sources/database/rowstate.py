@@ -84,8 +84,8 @@ WITHOUT_LOSERS, WITH_LOSERS = b"\x00", b"\x01"
 UNBOUNDED = {type(None), str, bytes}
 """Types whose values are all their own wire form."""
 ONLY_TEXT = {str}
-COLUMN_LISTS_CACHED, COLUMNS_CACHED_MAX = 64, 64
-"""Lists of names that were found good are remembered, so many, of so many names at most."""
+COLUMN_LISTS_CACHED, COLUMNS_CACHED_MAX = 16, 64
+"""Lists of names that were looked at are remembered, so many, of so many names at most: 4 MiB, whatever a peer sends."""
 
 
 class Stamp(NamedTuple):
@@ -219,11 +219,9 @@ def take_stamp(packed: object) -> Stamp:
 
 @lru_cache(maxsize=COLUMN_LISTS_CACHED)
 def are_names(names: tuple[str, ...]) -> bool:
-    """Return whether these can be the names of a row's columns: sorted texts, none too long."""
-    return (
-        set(map(type, names)) == ONLY_TEXT
-        and all(one < following for one, following in pairwise(names))
-        and all(len(name.encode()) <= NAME_BYTES_MAX for name in names)
+    """Return whether these texts can be the names of a row's columns: sorted, none too long."""
+    return all(one < following for one, following in pairwise(names)) and all(
+        len(name.encode()) <= NAME_BYTES_MAX for name in names
     )
 
 
@@ -233,12 +231,12 @@ def take_cells(packed: object) -> dict[str, Cell]:
         raise refuse("cells")
     if not packed:
         return packed
+    names = tuple(packed)
+    if set(map(type, names)) != ONLY_TEXT or max(map(len, names)) > NAME_BYTES_MAX:
+        raise refuse("names of columns")
     # Most of what comes together are rows of one table.
-    if len(packed) > COLUMNS_CACHED_MAX:
-        good = are_names.__wrapped__(tuple(packed))
-    else:
-        good = are_names(tuple(packed))
-    if not good:
+    good = are_names if len(names) <= COLUMNS_CACHED_MAX else are_names.__wrapped__
+    if not good(names):
         raise refuse("names of columns")
     for value in packed.values():
         kind = type(value)

@@ -87,7 +87,6 @@ class FolderSource:
     """A shared folder; implements `sources.source.Source`."""
 
     whole = False
-    expected = 0
 
     def __init__(
         self,

@@ -85,6 +85,17 @@ def test_new_rows_of_a_table_without_unique_values_and_references_need_no_plan(r
     assert simple_of(b, batch, ["place"]) == set()
 
 
+def test_values_that_a_column_converts_are_not_put_in_place_as_they_are(replica: Make) -> None:
+    ddl = "CREATE TABLE place(id INTEGER PRIMARY KEY, size {}); CREATE TABLE other(id INTEGER PRIMARY KEY, size {})"
+    a, b = replica(ddl.format("", "")), replica(ddl.format("REAL", "TEXT"))
+    a.run("INSERT INTO place VALUES (1, 0.5), (2, NULL)", "INSERT INTO other VALUES (1, 't'), (2, 7)")
+    assert simple_of(b, sent(a, b)) == {"place 1", "place 2"}
+    a.run("INSERT INTO place VALUES (3, -0.0), (4, 7)")
+    exchange(a, b)
+    assert b.run("SELECT id, typeof(size) FROM place") == [(1, "real"), (2, "null"), (3, "real"), (4, "real")]
+    assert b.scan() == 0
+
+
 def test_a_row_whose_number_is_taken_or_came_twice_needs_one(replica: Make) -> None:
     a, b, c = replica(), replica(), replica()
     a.run("INSERT INTO place VALUES (1, 'a', 1), (2, 'a', 1), (3, 'a', 1)")

@@ -13,6 +13,7 @@ from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import HLC_MAX, Draft, Item, Kind, dominates, supersede
 from p2psyncd.core.trie import entry_hash
 from p2psyncd.core.version import SEQ_MAX, Dot, pack_vector
+from p2psyncd.sources.database import rowstate
 from p2psyncd.sources.database.joining import STATE_BYTES_MAX
 from p2psyncd.sources.database.row import (
     ACTOR0,
@@ -859,3 +860,13 @@ def test_what_is_stamped_again_is_known_to_nobody_else_who_went_by_that_actor() 
 def test_a_delete_that_is_stamped_again_needs_no_state() -> None:
     gone = Item(key=KEY, kind=Kind.TOMBSTONE, digest=b"", size=0, meta=b"", dot=Dot(A, 1), hlc=1)
     assert stamped_again(gone, Dot(B, 2), since=-1) == replace(gone, dot=Dot(B, 2), hlc=2)
+
+
+def test_names_that_a_peer_makes_up_do_not_fill_the_memory() -> None:
+    item = write(A, 1, inserted({"a": 1}))
+    long = "\U0001f600" * 1025
+    for names in ([long], [long + "a"], ["b", "a"], ["\u20ac" * 400], *([f"a{n}"] for n in range(100))):
+        meta = b"\0" + cbor2.dumps([1, None, dict.fromkeys(names)])
+        assert rowstate.is_sound(replace(item, meta=meta)) == (len(names) == 1 and len(names[0]) < 10)
+    are_names = rowstate.are_names
+    assert are_names.cache_info().currsize == are_names.cache_parameters()["maxsize"] == 16
