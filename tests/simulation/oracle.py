@@ -169,10 +169,11 @@ class Oracle:
         # the other one away takes away all that there is of it.
         self.displaced.update(claim.value for claim in self.claims if claim not in still)
         self.unsure.update(claim for claim, number in self.deleted.items() if number == struck.number)
-        # What a user took away on a device that only receives is still told of by that device.
-        passive = [machine for machine in machines if machine.mode == "receive-only"]
+        # What a user took away on a device that only receives is still told of by that device; and another one may know
+        # of it, and not have it yet.
+        telling = [one for one in machines if one.mode == "receive-only" or one.number != struck.number]
         for claim in self.unsure & self.deleted.keys():
-            if claim in still or any(machine.records(claim.name) for machine in passive):
+            if claim in still or any(machine.records(claim.name) for machine in telling):
                 del self.deleted[claim]  # the delete was undone before everybody had heard of it
 
     def retract(self, machine: Machine) -> None:
