@@ -105,7 +105,8 @@ def resolve(
     if keep is not KeepChoice.BOTH:
         kept = "the version in place" if keep is KeepChoice.WINNER else f"loser {loser}"
         confirm(
-            f"Keep {kept} of conflict {escape(conflict)} and give the others up? (Files go into history.)",
+            f"Keep {kept} of conflict {escape(conflict)} and give the others up? (Files go into history. A row of a "
+            "database that stands in the way of the one kept is deleted, with what refers to it, on all devices.)",
             yes=yes,
         )
     done: Conflict = session.client.post(

@@ -118,6 +118,11 @@ class Child:
         except subprocess.TimeoutExpired:
             return AnswerError(f"{what}: it no longer answers")
         self.listener.join()
+        if code < 0:
+            # What it logged last has nothing to do with that.
+            return AnswerError(
+                f"{what}: it was killed ({signal.Signals(-code).name}). Nothing is lost by that; start it again"
+            )
         last = self.said[-1].removeprefix("p2psyncd: ") if self.said else f"it ended with code {code}"
         return AnswerError(f"{what}: {last}", exit_code=code if code in EXIT_CODES else 1)
 

@@ -10,7 +10,7 @@ from p2psyncd.control.messages import DeviceDiff, Diff, Difference
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.daemon.mesh import PeerState
 from p2psyncd.daemon.report import drivers_of, time_text
-from p2psyncd.daemon.sessions import INSPECTED_MAX, INSPECTION_S, SessionDriver
+from p2psyncd.daemon.sessions import INSPECTED_MAX, INSPECTION_S, Inspect, SessionDriver
 from p2psyncd.daemon.share import RunningShare
 from p2psyncd.errors import TimedOut
 
@@ -57,6 +57,7 @@ async def inspect(
     *,
     most: int = INSPECTED_MAX,
     within_s: float = INSPECTION_S,
+    each: Inspect | None = None,
 ) -> tuple[list[bytes], dict[bytes, Item], int] | None:
     """Return what differs (see `SessionDriver.inspect`); None if the session ends meanwhile.
 
@@ -70,7 +71,7 @@ async def inspect(
         async def ask() -> None:
             nonlocal late
             try:
-                found.append(await driver.inspect(most=most, within_s=within_s))
+                found.append(await driver.inspect(most=most, within_s=within_s, each=each))
             except trio.TooSlowError:
                 late = True
             nursery.cancel_scope.cancel()

@@ -7,7 +7,9 @@ Equal rows are equal entries of the Merkle summary on both sides, so only what d
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,8 +42,6 @@ __all__ = ["compare"]
 
 # A million rows are read in a fraction of this; a peer that does not answer for so long will not.
 COMPARED_WITHIN_S = 600.0
-# Rows of the peer that are asked for, to say which tables they are in.
-ROWS_ASKED_MAX = 100_000
 SCHEMA_KEYS = SCHEMA_TABLE.encode() + b"/"
 
 
@@ -95,20 +95,26 @@ async def compared(daemon: Supervisor, share: RunningShare, state: PeerState) ->
     """Return how a share that runs stands to a peer's."""
     while True:
         driver = await session_with(daemon, share, state)
-        found = await inspect(daemon, share, state, driver, most=ROWS_ASKED_MAX, within_s=COMPARED_WITHIN_S)
+        assert isinstance(share.source, DatabaseSource)
+        schema = share.source.schema
+        assert schema is not None, "the replica is ready, so the file was looked at"
+        tally = Tally(schema)
+
+        async def take(ours: Sequence[bytes], theirs: dict[bytes, Item], tally: Tally = tally) -> None:
+            await share.replica.query(lambda store: tally.take(store, ours, theirs))
+
+        found = await inspect(
+            daemon, share, state, driver, most=sys.maxsize, within_s=COMPARED_WITHIN_S, each=take
+        )
         if found is not None:
             break
-    ours, theirs, more = found
-    assert isinstance(share.source, DatabaseSource)
-    schema = share.source.schema
-    assert schema is not None, "the replica is ready, so the file was looked at"
-    ours, theirs = await share.replica.query(lambda store: differing(store, schema, ours, theirs))
+    tally.ours.update(found[0])
     here = await share.replica.query(counted)
     return Comparison(
         share=share.record.name,
         path=share.record.path,
         device=state.record.name,
-        **by_table(here, ours, theirs, more),
+        **by_table(here, tally.surplus, tally.theirs),
     )
 
 
@@ -137,18 +143,33 @@ async def session_with(daemon: Supervisor, share: RunningShare, state: PeerState
         await first_of(events)
 
 
-def differing(
-    store: ShareStorage, schema: Schema, ours: list[bytes], theirs: dict[bytes, Item]
-) -> tuple[list[bytes], dict[bytes, Item]]:
-    """Return what differs without the rows that show the same: written on one side only, or known under another name; blocks."""
-    here = set(ours)
-    is_same = SameRow(schema)
-    names = {key: [*is_same.names.of(key), key] for key in filter(is_acceptable, theirs)}
-    known = store.get_many(sorted({name for found in names.values() for name in found}))
-    meant = {key: name for key, found in names.items() if (name := name_here(found, known)) in here}
-    same = {key: name for key, name in meant.items() if is_same(known[name].item, theirs[key])}
-    surplus = filter(is_row, sorted(here - set(same.values())))
-    return list(surplus), {key: item for key, item in theirs.items() if key not in same and is_row(key)}
+class Tally:
+    """Which rows differ, without those that show the same: written on one side only, or known under another name."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.is_same = SameRow(schema)
+        self.ours: set[bytes] = set()
+        """Keys of what is here and not with the peer, or otherwise."""
+        self.same: set[bytes] = set()
+        """Those of which the peer's shows the same."""
+        self.theirs: set[bytes] = set()
+        """Keys of the peer's rows that are not here, or otherwise."""
+
+    def take(self, store: ShareStorage, ours: Sequence[bytes], theirs: Mapping[bytes, Item]) -> None:
+        """Hold a part of what is the peer's against all that is ours; blocks."""
+        if not self.ours:
+            self.ours.update(ours)
+        names = {key: [*self.is_same.names.of(key), key] for key in filter(is_acceptable, theirs)}
+        known = store.get_many(sorted({name for found in names.values() for name in found}))
+        meant = {key: name for key, found in names.items() if (name := name_here(found, known)) in self.ours}
+        same = {key: name for key, name in meant.items() if self.is_same(known[name].item, theirs[key])}
+        self.same.update(same.values())
+        self.theirs.update(key for key in theirs if key not in same and is_row(key))
+
+    @property
+    def surplus(self) -> set[bytes]:
+        """Rows here that the peer has not, or otherwise."""
+        return set(filter(is_row, self.ours - self.same))
 
 
 def is_row(key: bytes) -> bool:
@@ -161,19 +182,17 @@ def counted(store: ShareStorage) -> Counter[str]:
     return Counter(table_of(listed.key) for listed in store.below(b"") if is_row(listed.key))
 
 
-def by_table(here: Counter[str], ours: list[bytes], theirs: dict[bytes, Item], more: int) -> Compared:
+def by_table(here: Counter[str], ours: set[bytes], theirs: set[bytes]) -> Compared:
     """Return the comparison by tables, and what they add up to.
 
     Args:
         here: Rows of each table.
         ours: Keys of rows here that the peer has not, or otherwise.
-        theirs: The peer's rows that are not here, or otherwise.
-        more: How many more the peer has of these.
+        theirs: Keys of the peer's rows that are not here, or otherwise.
     """
-    surplus = set(ours)
-    different = Counter(table_of(key) for key in surplus & theirs.keys())
-    only_here = Counter(table_of(key) for key in surplus - theirs.keys())
-    only_there = Counter(table_of(key) for key in theirs.keys() - surplus)
+    different = Counter(table_of(key) for key in ours & theirs)
+    only_here = Counter(table_of(key) for key in ours - theirs)
+    only_there = Counter(table_of(key) for key in theirs - ours)
     tables = [
         TableComparison(
             table=table,
@@ -187,8 +206,8 @@ def by_table(here: Counter[str], ours: list[bytes], theirs: dict[bytes, Item], m
     return Compared(
         identical=sum(one["identical"] for one in tables),
         only_here=only_here.total(),
-        only_there=only_there.total() + more,
+        only_there=only_there.total(),
         different=different.total(),
         tables=tables,
-        complete=not more,
+        complete=True,
     )

@@ -8,7 +8,7 @@ not block each other.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple, Protocol, assert_never
@@ -39,7 +39,7 @@ from p2psyncd.wire.effects import (
 from p2psyncd.wire.messages import Delta, Done, Gone, Message, SessionMessage, Summaries, Want
 from p2psyncd.wire.session import Session
 
-__all__ = ["ANEW", "INSPECTED_MAX", "INSPECTION_S", "MessageLink", "SessionDriver"]
+__all__ = ["ANEW", "INSPECTED_MAX", "INSPECTION_S", "Inspect", "MessageLink", "SessionDriver"]
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,9 @@ class MessageLink(Protocol):
     async def stream(self, message: Message) -> None:
         """Queue a large message once there is room."""
         ...
+
+
+Inspect = Callable[[Sequence[bytes], dict[bytes, Item]], Awaitable[None]]
 
 
 class Gathered(NamedTuple):
@@ -357,13 +360,14 @@ class SessionDriver:
             await self.carry_out(self.session.recheck(self.replica.standing), nursery)
 
     async def inspect(
-        self, *, most: int = INSPECTED_MAX, within_s: float = INSPECTION_S
+        self, *, most: int = INSPECTED_MAX, within_s: float = INSPECTION_S, each: Inspect | None = None
     ) -> tuple[list[bytes], dict[bytes, Item], int]:
         """Return what differs now: keys of ours, the peer's versions by key, and how many more it has of these.
 
         Args:
             most: How many of the peer's versions to ask for.
             within_s: How long the peer may take.
+            each: Takes our keys and a part of the peer's versions, one part after the other; then none are returned.
 
         Raises:
             trio.TooSlowError: The peer does not answer.
@@ -380,15 +384,23 @@ class SessionDriver:
                 found = self.inspected
                 wanted = found.lacking[:most]
                 for at in range(0, len(wanted), INSPECTED_MAX):
-                    await self.link.stream(
-                        Want(share=self.replica.share, hashes=wanted[at : at + INSPECTED_MAX])
-                    )
-                while len(self.repaired) < len(wanted):
-                    await self.inspection.event.wait()
+                    part = wanted[at : at + INSPECTED_MAX]
+                    await self.link.stream(Want(share=self.replica.share, hashes=part))
+                    if each is not None:
+                        await self.answered(len(part))
+                        versions, self.repaired = self.repaired, {}
+                        await each(found.surplus, versions)
+                if each is None:
+                    await self.answered(len(wanted))
             return list(found.surplus), dict(self.repaired), len(found.lacking) - len(wanted)
         finally:
             self.inspected = None
             self.repaired.clear()
+
+    async def answered(self, count: int) -> None:
+        """Wait for so many versions that were asked for."""
+        while len(self.repaired) < count:
+            await self.inspection.event.wait()
 
     # Sending items
 

@@ -69,6 +69,15 @@ def test_a_child_that_ends_early_tells_why(
     assert (caught.value.exit_code, caught.value.message) == (code, says)
 
 
+def test_a_child_that_was_killed_is_called_so_whatever_it_logged_last(home: Path) -> None:
+    killed = ["/bin/sh", "-c", "echo peer connected >&2; kill -9 $$"]
+    with Child(home, command=killed) as child, pytest.raises(AnswerError) as caught:
+        child.wait_ready(Session(home).client)
+    assert caught.value.message == (
+        "the daemon did not start: it was killed (SIGKILL). Nothing is lost by that; start it again"
+    )
+
+
 def test_a_child_that_never_answers_is_given_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE", "deaf")
     monkeypatch.setattr(launch, "READY_S_MAX", 0.2)

@@ -21,6 +21,7 @@ from daemons import WAIT_S, Daemon, Lab, connect, offered
 from p2psyncd.core.ids import ActorId
 from p2psyncd.core.item import Item, Kind
 from p2psyncd.core.version import Dot
+from p2psyncd.daemon import sessions
 from p2psyncd.daemon.replica import Phase
 from p2psyncd.errors import (
     BadRequest,
@@ -320,6 +321,32 @@ async def test_an_edit_that_lost_to_a_delete_can_be_restored(shared: Shared) -> 
     await maple.backend.conflict_resolve(conflict["id"], keep="loser", loser=0)
     await settle(maple, willow)
     assert read(here) == read(there) == [ANN, (2, "Bob", "22", "bob@x")]
+
+
+def keys_of(daemon: Daemon, begin: bytes) -> list[bytes]:
+    """Return the keys that begin so, in order."""
+    return [listed.key for listed in daemon.running("app").store.below(begin.rstrip(b"/"))]
+
+
+async def test_rows_that_one_side_knows_by_another_name_are_found_however_many_they_are(
+    two: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written while the share was there they have births; where they were there before, they have none."""
+    monkeypatch.setattr(sessions, "INSPECTED_MAX", 3)
+    maple, willow = two
+    here, there = make(maple, ANN), make(willow, ANN)
+    await add(maple, here)
+    await maple.running("app").detect()
+    people = ", ".join(f"({n}, 'P{n}', '{n}', NULL)" for n in range(10, 30))
+    for path in (here, there):
+        write(path, f"INSERT INTO people VALUES {people}")
+    write(there, "UPDATE people SET phone = 'other' WHERE id = 29")
+    await maple.running("app").detect()
+    assert [key.count(b"/") for key in keys_of(maple, b"people/")] == [2] + 20 * [3]
+    found = await willow.backend.share_compare("app", str(there), from_device=None)
+    differing = {"table": "people", "identical": 20, "only_here": 1, "only_there": 1, "different": 0}
+    assert found["tables"] == [differing]
+    assert found["complete"]
 
 
 async def test_rows_on_both_sides_are_compared_before_anything_happens(two: tuple[Daemon, Daemon]) -> None:

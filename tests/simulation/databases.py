@@ -209,6 +209,10 @@ class DatabaseMachine(CommonMachine):
             # that the others have come back.
             self.revived |= settled_in(self.look_at_state()) - self.claims()
         self.file.replace(image)
+        if catch_up:
+            # Nor is a delete told of what somebody had looked at by now, and was about to record.
+            known = {claim for item in items_in(self.look_at_state()) for claim in claims_in(item)}
+            self.revived |= self.claims() - known
         self.catches_up, self.kind.in_order = catch_up, False
         with self.rows() as after:
             deed = deed_of(before, after)
