@@ -70,6 +70,8 @@ class ApplyContext:
     sync_one: Callable[[int], None] = os.fsync
     between: Callable[[bytes], None] | None = None
     """See `Replacer.between`."""
+    undone: set[bytes] = field(default_factory=set)
+    """See `Replacer.undone`; what is seen of these is looked at once more before it is recorded."""
 
 
 def apply_batch(context: ApplyContext, batch: Sequence[Pending]) -> list[Outcome]:
@@ -98,7 +100,7 @@ class Batch:
         self.local = context.local
         self.catalogue = context.scan.catalogue
         self.moved_away = context.scan.moved_away
-        self.replacer = Replacer(directories, context.local.history)
+        self.replacer = Replacer(directories, context.local.history, undone=context.undone)
         if context.between is not None:
             self.replacer.between = context.between
         self.folders = Folders(context.scan, self.replacer, context.read_only_made)

@@ -213,8 +213,9 @@ class FolderSource:
     def confirm(self, observations: Sequence[Observation]) -> list[Observation]:
         """Return the observations that still hold; see `Source.confirm`.
 
-        Only directories pass through states of their own: applying changes their mtime with every
-        child, and puts it back at the end. What is returned is on the disk (see `durable`).
+        Directories pass through states of their own: applying changes their mtime with every child, and puts it back at
+        the end. So does what a local edit made us put back: seen in between, a version that came passed for one that is
+        in place, and the edit for one in knowledge of it. What is returned is on the disk (see `durable`).
 
         Raises:
             OSError: The disk failed, or took no more: nothing of it may be announced.
@@ -223,19 +224,22 @@ class FolderSource:
             confirmed = [
                 one
                 for one in observations
-                if one.draft.kind is not Kind.DIRECTORY
-                or self.has_state(directories, one.draft.key, one.state)
+                if (one.draft.kind is not Kind.DIRECTORY and one.draft.key not in self.applying.undone)
+                or self.is_as_seen(directories, one)
             ]
+            self.applying.undone.difference_update([one.draft.key for one in confirmed])
             make_durable(directories, confirmed, sync=self.applying.sync, sync_one=self.applying.sync_one)
         return confirmed
 
-    def has_state(self, directories: Directories, key: bytes, state: bytes) -> bool:
-        """Return whether what has a name is still as it was read."""
+    def is_as_seen(self, directories: Directories, one: Observation) -> bool:
+        """Return whether what has a name is still as it was read, or still not there."""
         try:
-            status = directories.status(key)
+            status = directories.status(one.draft.key)
         except OSError:
             return False
-        return status is not None and matches(state, status)
+        if one.draft.kind is Kind.TOMBSTONE:
+            return status is None
+        return status is not None and matches(one.state, status)
 
     async def watch(self, notify: Callable[[Dirty], None], *, task_status: trio.TaskStatus[None]) -> None:
         """Report where changes may be, until cancelled; see `Source.watch`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2psyncd.core.item import Kind
 from p2psyncd.core.storage import Stored
@@ -65,6 +65,8 @@ class Replacer:
     history: History
     between: Callable[[bytes], None] = nothing
     """Called between the last look at a key and the step that replaces it: tests edit there."""
+    undone: set[bytes] = field(default_factory=set)
+    """Keys of which a step was undone: who looked in between saw what nobody put there."""
 
     def status(self, key: bytes) -> os.stat_result | None:
         """Return the status of what has a key, if anything.
@@ -140,6 +142,7 @@ class Replacer:
             if base.item.kind is Kind.FILE:
                 self.history.note_departed(base.item.digest, slot)
             return slot
+        self.undone.add(key)
         self.give_back(slot, key)
         raise ExpectedOther
 
@@ -194,6 +197,7 @@ class Replacer:
             if base.item.kind is Kind.FILE:
                 self.history.note_departed(base.item.digest, slot)
             return
+        self.undone.add(key)
         if self.put_back(slot, key, ours):
             self.give_back(slot, source)
         raise ExpectedOther

@@ -11,11 +11,12 @@ import pytest
 from blake3 import blake3
 
 from p2psyncd.core.item import Draft, Item, Kind
+from p2psyncd.core.storage import Stored
 from p2psyncd.errors import ShareHeld
 from p2psyncd.sources.folder import folders
 from p2psyncd.sources.folder.attributes import Attributes, encode
 from p2psyncd.sources.folder.fingerprint import SKIPPED, is_trusted
-from p2psyncd.sources.source import Applied, Failed, Outcome, Surprised
+from p2psyncd.sources.source import Applied, Dirty, Failed, Observation, Outcome, Surprised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,6 +201,33 @@ def test_an_edit_between_the_last_look_and_the_step_is_put_back(
     assert here.history() == []
     if what == "replaced":
         assert here.staged() == [blake3(b"remote").hexdigest()]
+
+
+@pytest.mark.parametrize("what", ["replaced", "deleted"])
+def test_what_is_seen_before_an_edit_is_put_back_is_not_recorded(
+    here: Device, lab: Lab, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    path = here.write("f", "base")
+    here.scan()
+    arrive(here, lab.file(b"f", b"remote") if what == "replaced" else lab.tombstone(b"f"))
+    from p2psyncd.sources.folder.replace import Replacer  # noqa: PLC0415
+
+    real = Replacer.is_what_was_replaced
+    seen: list[Observation] = []
+
+    def look_first(replacer: Replacer, slot: bytes, base: Stored) -> bool:
+        found = here.source.scan(Dirty(keys=frozenset({b"f"})))
+        seen.extend(one for one in found if isinstance(one, Observation))
+        return real(replacer, slot, base)
+
+    editing(here, b"f", lambda: path.write_text("edit"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Replacer, "is_what_was_replaced", look_first)
+        assert here.apply(contents(b"remote")) == [Surprised(key=b"f")]
+    assert [one.draft.kind for one in seen] == [Kind.FILE if what == "replaced" else Kind.TOMBSTONE]
+    assert here.source.confirm(seen) == []
+    now = [one for one in here.source.scan(Dirty(keys=frozenset({b"f"}))) if isinstance(one, Observation)]
+    assert [one.draft.size for one in here.source.confirm(now)] == [len("edit")]
 
 
 def test_edits_that_follow_each_other_during_the_exchange_end_with_the_last(
