@@ -230,6 +230,17 @@ def test_what_is_seen_before_an_edit_is_put_back_is_not_recorded(
     assert [one.draft.size for one in here.source.confirm(now)] == [len("edit")]
 
 
+def test_an_edit_that_was_put_back_can_be_deleted_with_its_folder(here: Device, lab: Lab) -> None:
+    path = here.write("d/f", "base")
+    here.scan()
+    arrive(here, lab.file(b"d/f", b"remote"))
+    editing(here, b"d/f", lambda: path.write_text("edit"))
+    assert here.apply(contents(b"remote")) == [Surprised(key=b"d/f")]
+    shutil.rmtree(path.parent)
+    seen = [one for one in here.source.scan(Dirty(subtrees=frozenset({b""}))) if isinstance(one, Observation)]
+    assert {one.draft.key for one in here.source.confirm(seen)} == {b"d", b"d/f"}
+
+
 def test_edits_that_follow_each_other_during_the_exchange_end_with_the_last(
     here: Device, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
