@@ -235,8 +235,6 @@ class FolderSource:
         """Return whether what has a name is still as it was read, or still not there."""
         try:
             status = directories.status(one.draft.key)
-        except (FileNotFoundError, NotADirectoryError):
-            status = None  # its folder is gone, too
         except OSError:
             return False
         if one.draft.kind is Kind.TOMBSTONE:
